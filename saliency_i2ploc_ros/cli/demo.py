@@ -1,0 +1,160 @@
+"""`i2ploc demo`: from nothing to fixes, the whole way, through real ROS 2 nodes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+import importlib.util
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from ..storage import read_json, shared_directory
+
+NODES = 'saliency_i2ploc_ros.ros'
+REPLAY_TIMEOUT_S = 600.0
+
+
+def command(
+    out: Annotated[Path, typer.Option(
+        help='Folder for the city, its map, the bag and the results; made anew.')],
+    seed: Annotated[int, typer.Option(
+        min=0, help='Which city; the shipped model has seen none from 1000 on.')] = 1001,
+    length: Annotated[float, typer.Option(
+        min=100.0, help='Metres that are mapped and driven.')] = 800.0,
+    model: Annotated[Path | None, typer.Option(
+        help='Folder of a model; default: the one shipped.')] = None,
+    rate: Annotated[float, typer.Option(
+        min=0.0, help='Speed of the replay; 0: the next image when the last one is answered.',
+    )] = 0.0,
+    domain: Annotated[int, typer.Option(
+        min=0, max=101, help='ROS_DOMAIN_ID of the nodes.')] = 87,
+) -> None:
+    """
+    Generate a city, map it, and localize another drive through it with the ROS 2 nodes.
+
+    One drive becomes the map; another, in another lane, light and traffic, is replayed as a bag.
+    The nodes (localizer, replay, evaluator) are processes of their own and talk over DDS, on this
+    host only. Ends with a table, OUT/results/overview.png and one line of figures.
+    """
+    if importlib.util.find_spec('rclpy') is None:
+        raise InputError('the demo runs ROS 2 nodes, and rclpy cannot be imported: use `make '
+                         'demo`, which installs it, or source a ROS 2 installation')
+    from ..data.bags import write_bag
+    from ..data.city.generate import generate_city
+    from ..data.readers import open_drive
+    from ..data.submaps import submaps_of_drive
+    from ..encoders.files import load_model
+    from ..mapping.builder import build_database
+
+    model_path = model or shared_directory('models') / 'city'
+    encoder = load_model(model_path)
+    if out.exists():
+        shutil.rmtree(out)
+    _step(1, 'a city nobody has seen: '
+             f'seed {seed}, {length:.0f} m, two drives in different light and traffic')
+    names = generate_city(out / 'city', seed, traversals=2, length_m=length)
+    mapped, driven = (open_drive(out / 'city', name) for name in names)
+
+    _step(2, 'its map: the scans of the first drive, as submaps, as descriptors')
+    store = submaps_of_drive(mapped, encoder.config.submap, cache=out / 'cache')
+    database = build_database(store, encoder, out / 'map')
+
+    _step(3, f'the second drive as a bag of {len(driven.cameras["image_00"])} images')
+    write_bag(replace(driven, lidar=None), out / 'bag')
+
+    _step(4, f'localizer, evaluator and replay as processes, in ROS domain {domain}')
+    run_nodes(out, model_path, driven.cameras['image_00'].T_base_sensor, rate, domain)
+
+    summary = read_json(out / 'results' / 'summary.json')
+    from ..evaluation.report import summary_table
+    from ..progress import console
+    console.print(summary_table(summary))
+    typer.echo(f'picture: {out / "results" / "overview.png"}')
+    typer.echo(last_line(summary, len(database)))
+
+
+def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: int) -> None:
+    """
+    Replay `out`/bag through localizer and evaluator; the results are in `out`/results.
+
+    Their logs are in `out`/logs. A node that fails is an InputError that shows its last lines.
+    """
+    from ..geometry.poses import to_quaternion
+
+    extrinsics = [*T_base_camera[:3, 3], *to_quaternion(T_base_camera)]
+    remaps = ['image:=/kitti360/image_00/image_rect',
+              'camera_info:=/kitti360/image_00/camera_info',
+              'ground_truth/pose:=/kitti360/ground_truth/pose']
+    with ExitStack() as stack:
+        def start(node: str, **parameters: Any) -> subprocess.Popen[bytes]:
+            return stack.enter_context(_node(out / 'logs', node, domain, remaps, parameters))
+
+        localizer = start('localizer', model=str(model), database=str(out / 'map'),
+                          camera_extrinsics=[float(v) for v in extrinsics])
+        evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'))
+        replay = start('replay', bag=str(out / 'bag'), rate=rate)
+        deadline = time.monotonic() + REPLAY_TIMEOUT_S
+        while replay.poll() is None and time.monotonic() < deadline:
+            for name, process in (('localizer', localizer), ('evaluator', evaluator)):
+                if process.poll() is not None:
+                    raise _failed(out / 'logs', name)
+            time.sleep(0.1)
+        if replay.poll() != 0:
+            raise _failed(out / 'logs', 'replay')
+        time.sleep(1.0)  # The last answers are on their way.
+        for name, process in (('evaluator', evaluator), ('localizer', localizer)):
+            process.send_signal(signal.SIGINT)
+            if process.wait(timeout=60.0) != 0:
+                raise _failed(out / 'logs', name)
+
+
+def _node(
+    logs: Path, name: str, domain: int, remaps: list[str], parameters: dict[str, Any],
+) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, '-m', f'{NODES}.{name}_node', '--ros-args']
+    for remap in remaps:
+        arguments += ['-r', remap]
+    for key, value in parameters.items():
+        arguments += ['-p', f'{key}:={json.dumps(value)}']
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain),
+                   'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    with (logs / f'{name}.log').open('wb') as log:
+        return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
+
+
+def _failed(logs: Path, name: str) -> InputError:
+    tail = (logs / f'{name}.log').read_text(errors='replace').strip().splitlines()[-8:]
+    return InputError(f'the {name} node failed; the end of {logs / name}.log:\n  '
+                      + '\n  '.join(tail))
+
+
+def last_line(summary: dict[str, Any], places: int) -> str:
+    """Return the demo's figures in one line, for people and for scripts."""
+    recall, errors = summary['recall']['at'], summary['errors']['position_m']
+    figures = {
+        'seed': summary['provenance'].get('seed'),
+        'images': summary['coverage']['images_in'],
+        'fixes': summary['coverage']['accepted'],
+        'places': places,
+        'recall@1': f'{recall["1"]["recall"]:.3f}',
+        'chance': f'{recall["1"]["chance"]:.3f}',
+        'error_p50_m': f'{errors["median"]:.2f}' if errors else 'none',
+        'latency_p95_ms': f'{summary["latency_ms"]["total"]["p95"]:.1f}',
+    }
+    return 'demo: ' + ' '.join(f'{name}={value}' for name, value in figures.items())
+
+
+def _step(number: int, what: str) -> None:
+    from ..progress import console
+    console.print(f'[bold]{number}/4[/bold] {what}', highlight=False)

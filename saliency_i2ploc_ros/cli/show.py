@@ -1,0 +1,133 @@
+"""`i2ploc show`: what a drive holds, and whether its LiDAR lies on its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+import numpy as np
+from numpy.typing import NDArray
+import typer
+
+from ..data.drive import CameraStream, Drive, Stream
+from ..errors import InputError
+from ..geometry.poses import apply, inverse, path_length
+from ..storage import atomic_file
+
+DEPTHS_M = (4.0, 60.0)  # where the colours begin and end
+
+
+def command(
+    root: Annotated[Path, typer.Argument(
+        help='Root of a KITTI-360, KITTI raw or KITTI odometry data set, or of a city.')],
+    drive: Annotated[str | None, typer.Option(
+        help='Drive or sequence, or its number; not needed where there is only one.')] = None,
+    camera: Annotated[str | None, typer.Option(help='Camera; the first, if not given.')] = None,
+    frame: Annotated[int | None, typer.Option(
+        help='Number of the image in the data set; the first, if not given.')] = None,
+    out: Annotated[Path | None, typer.Option(
+        help='Picture (PNG) of a scan on its image, and of the path.')] = None,
+) -> None:
+    """
+    Print what a drive holds; draw its LiDAR points on an image, and its path.
+
+    The scan is the nearest in time to the image. Where both have poses, the vehicle's motion
+    between them is taken into account. Poles and edges of cars must lie on those of the image:
+    if they do not, the calibration or the frames are wrong.
+    """
+    from ..data.readers import open_drive
+
+    opened = open_drive(root, drive)
+    typer.echo(summary(opened))
+    if out is not None:
+        draw(opened, camera, frame, out)
+        typer.echo(f'{out}: written')
+
+
+def summary(drive: Drive) -> str:
+    """Return one screen of text about a drive."""
+    lines = [drive.source]
+    for name, stream in drive.cameras.items():
+        model = stream.camera
+        lines.append(f'  {name}: {_frames(stream, "images")}, {model.width} x {model.height}, '
+                     f'{np.degrees(model.horizontal_fov):.0f} degrees wide')
+    if not drive.cameras:
+        lines.append('  no images')
+    lines.append(f'  LiDAR: {_frames(drive.lidar, "scans")}' if drive.lidar else '  no scans')
+    if len(drive.trajectory):
+        stamps, T = drive.trajectory.stamps_ns, drive.trajectory.T_map_base
+        clock = ' of nominal time: the data set has no stamps'
+        lines.append(f'  path: {len(T)} poses, {path_length(T[:, :3, 3])[-1]:.0f} m in '
+                     f'{(stamps[-1] - stamps[0]) / 1e9:.0f} s'
+                     f'{clock if drive.trajectory.nominal_stamps else ""}')
+    else:
+        lines.append('  no poses')
+    return '\n'.join(lines)
+
+
+def _frames(stream: Stream, what: str) -> str:
+    ids = stream.ids
+    return (f'{len(stream)} {what} (frames {ids.min()} to {ids.max()}), '
+            f'{int(stream.has_pose.sum())} with a pose')
+
+
+def points_in_camera(drive: Drive, camera: CameraStream, index: int) -> NDArray[np.float64]:
+    """
+    Return the points (n, 3) of the scan nearest in time to an image, in the camera's frame.
+
+    They are moved by the vehicle's motion between the two stamps where both poses are known.
+    """
+    if drive.lidar is None:
+        raise InputError(f'{drive.source} has no LiDAR scans to draw')
+    nearest = int(np.argmin(np.abs(drive.lidar.stamps_ns - camera.stamps_ns[index])))
+    T = inverse(camera.T_base_sensor) @ drive.lidar.T_base_sensor
+    if camera.has_pose[index] and drive.lidar.has_pose[nearest]:
+        motion = inverse(camera.T_map_base[index]) @ drive.lidar.T_map_base[nearest]
+        T = inverse(camera.T_base_sensor) @ motion @ drive.lidar.T_base_sensor
+    return apply(T, drive.scan(nearest).points)
+
+
+def draw(drive: Drive, camera_name: str | None, frame: int | None, out: Path) -> None:
+    """Write the picture of one image with its scan, and of the drive's path, atomically."""
+    name = drive.camera_named(camera_name)
+    camera = drive.cameras[name]
+    found = np.flatnonzero(camera.ids == frame) if frame is not None else np.zeros(1, np.int64)
+    if not len(found):
+        raise InputError(f'{drive.source} has no image {frame} of {name}: it has '
+                         f'{len(camera)} from {camera.ids.min()} to {camera.ids.max()}')
+    index = int(found[0])
+    image = drive.image(name, index)
+    height, width = image.shape[:2]
+
+    figure = Figure(figsize=(14.0, 14.0 * height / width + 6.0), dpi=100, layout='constrained')
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, height_ratios=[14.0 * height / width, 6.0])
+    top.imshow(image)
+    if drive.lidar is not None:
+        points = points_in_camera(drive, camera, index)
+        pixels, inside = camera.camera.project(points)
+        drawn = top.scatter(*pixels[inside].T, c=points[inside, 2], s=2.5, cmap='turbo_r',
+                            norm=LogNorm(*DEPTHS_M), linewidths=0)
+        scale = figure.colorbar(drawn, ax=top, label='depth, m', format='%g',
+                                ticks=[4, 6, 10, 20, 40, 60])
+        scale.minorticks_off()
+    top.set(title=f'{drive.name}, {name}, frame {camera.ids[index]}',
+            xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    top.axis('off')
+
+    if len(drive.trajectory):
+        bottom.plot(*drive.trajectory.T_map_base[:, :2, 3].T, color='0.4')
+    known = camera.T_map_base[camera.has_pose, :2, 3]
+    bottom.plot(*known.T, '.', color='tab:blue', markersize=3, label='images with a pose')
+    if camera.has_pose[index]:
+        T = camera.T_map_base[index]
+        bottom.quiver(*T[:2, 3], *T[:2, 0], color='tab:red', scale=25.0, width=0.004, zorder=3,
+                      label='this image')
+    bottom.set(xlabel='x of the map, m', ylabel='y of the map, m')
+    bottom.set_aspect('equal', 'datalim')
+    bottom.legend(loc='best')
+    with atomic_file(out) as temporary:
+        figure.savefig(temporary, format='png')

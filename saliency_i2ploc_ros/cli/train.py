@@ -1,0 +1,98 @@
+"""`i2ploc train`: the dual encoder from drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from ..errors import InputError
+
+
+def command(
+    roots: Annotated[list[Path], typer.Argument(
+        help='Data sets to train on: a root, or a folder of roots (cities).')],
+    out: Annotated[Path, typer.Option(help='The run: recipe, log, checkpoints, model/.')],
+    held_out: Annotated[list[Path], typer.Option(
+        help='Data sets that are only asked, for the recall while it runs.')] = [],  # noqa: B006
+    drive: Annotated[list[str], typer.Option(
+        help='Use only these drives of the roots (repeat the option).')] = [],  # noqa: B006
+    preset: Annotated[str, typer.Option(help='The encoders: city or paper.')] = 'city',
+    init_image: Annotated[Path | None, typer.Option(
+        help='safetensors file of a timm ViT to start the image branch from.')] = None,
+    setting: Annotated[list[str], typer.Option(
+        '--set', help='A setting of the recipe, as steps=5000 or model.image.depth=6.',
+        metavar='NAME=VALUE')] = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in OUT.')] = False,
+) -> None:
+    """
+    Train an image encoder and a point cloud encoder that agree about places.
+
+    A city's first drive is its map and all its drives are asked; any other drive is its own map.
+    Ctrl-C stops after the current step and keeps a checkpoint. The model with the best held-out
+    recall is OUT/model.
+    """
+    from ..training.config import TrainingConfig
+    from ..training.trainer import train
+
+    recipe: dict[str, Any] = {'model': preset_config(preset),
+                              'sites': sites_of(roots, drive),
+                              'held_out': sites_of(held_out, drive)}
+    for item in setting:
+        name, equals, value = item.partition('=')
+        if not equals:
+            raise InputError(f'--set {item}: write it as NAME=VALUE')
+        target = recipe
+        *parents, last = name.split('.')
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(value)
+    config = checked(TrainingConfig, recipe)
+    model = train(config, out, resume, init_image)
+    typer.echo(model)
+
+
+def preset_config(name: str) -> dict[str, Any]:
+    """Return a preset's model configuration as a plain dict."""
+    from ..encoders.config import PRESETS
+    if name not in PRESETS:
+        raise InputError(f'there is no preset {name!r}: choose one of {", ".join(PRESETS)}')
+    return PRESETS[name].model_dump(mode='json')
+
+
+def checked(kind: Any, values: dict[str, Any]) -> Any:
+    """Return the pydantic model of these values; what does not fit is one InputError line."""
+    from pydantic import ValidationError
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = '; '.join(f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in error.errors())
+        raise InputError(f'the recipe does not hold: {faults}') from error
+
+
+def sites_of(roots: list[Path], only: list[str]) -> list[dict[str, Any]]:
+    """
+    Return the training sites below these folders, in the order of their names.
+
+    A root with a city.json is one site whose first drive is the map; in any other data set each
+    drive is a site of its own; a folder that is no data set is searched one level down.
+    """
+    from ..data.readers import drive_names, is_data_set
+    sites = []
+    for given in roots:
+        if not given.is_dir():
+            raise InputError(f'{given} is not a folder: name a data set to train on')
+        found = [given] if is_data_set(given) else sorted(
+            path for path in given.iterdir() if path.is_dir() and is_data_set(path))
+        if not found:
+            raise InputError(f'neither {given} nor a folder in it is a data set: '
+                             'make cities with `i2ploc city`')
+        for root in found:
+            names = [name for name in drive_names(root) if not only or name in only]
+            maps = names[:1] if (root / 'city.json').is_file() else names
+            for name in maps:
+                asked = names if (root / 'city.json').is_file() else [name]
+                sites.append({'root': str(root), 'map_drive': name, 'query_drives': asked})
+    return sites

@@ -1,0 +1,51 @@
+"""Every image of a drive through the localizer, beside the truth: reproducible to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..data.drive import Drive
+from ..errors import InputError
+from ..localization.localizer import Localizer
+from ..progress import track
+from .summary import Record
+
+
+def evaluate_drive(
+    localizer: Localizer, drive: Drive, camera: str | None = None, every: int = 1,
+    limit: int | None = None,
+) -> list[Record]:
+    """
+    Return one record per image, in the order of their stamps.
+
+    camera: which of the drive's (None: the first). every: use each n-th image only. limit: stop
+    after so many. The truth is the drive's own pose at the image, NaN where it has none. An image
+    whose file cannot be read is a rejection, 'unreadable': one broken file must not end a run.
+    A drive without images is an InputError.
+    """
+    stream = drive.cameras[drive.camera_named(camera)]
+    name = drive.camera_named(camera)
+    frames = range(0, len(stream), every)[:limit]
+    if len(frames) == 0:
+        raise InputError(f'{drive.source} has no images of {name}: there is nothing to localize')
+    records = []
+    for i in track(frames, f'localizing {drive.name}'):
+        known = {'stamp_ns': int(stream.stamps_ns[i]), 'truth': stream.T_map_base[i], 'frame': i}
+        try:
+            image = drive.image(name, i)
+        except InputError:
+            records.append(Record(**known, rejection='unreadable'))
+            continue
+        answer = localizer.localize(image, stream.camera, stream.T_base_sensor)
+        fix = answer.fix
+        records.append(Record(
+            **known, T_map_base=None if fix is None else fix.T_map_base,
+            covariance=None if fix is None else fix.covariance, rejection=answer.rejection,
+            candidates=answer.candidates.T_map_base, places=answer.candidates.indices,
+            milliseconds=answer.milliseconds))
+    return records
+
+
+def has_truth(drive: Drive, camera: str | None = None) -> bool:
+    """Tell whether any image of the camera has a pose to be judged by."""
+    return bool(np.any(drive.cameras[drive.camera_named(camera)].has_pose))

@@ -1,0 +1,137 @@
+"""
+Recall of place retrieval, the chance beside it, and how sure both are.
+
+The protocol: a query is answered rightly at k if any of its first k retrieved places lies within a
+radius of the true position, in the plane. Queries that have no place of the map within the radius
+cannot be answered; they are left out of the denominator and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+Array = NDArray[np.float64]
+
+BLOCK_M = 50.0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """
+    Recall at several k. values, chance: by k, 0..1; NaN where it cannot be said.
+
+    queries: the denominator. excluded: queries without a place within radius_m. places: size of
+    the map. counted: (q,) which of the queries given are in the denominator. hits: (q, len(ks))
+    which were answered rightly at each k, in the order of `values`.
+    """
+
+    radius_m: float
+    places: int
+    queries: int
+    excluded: int
+    values: dict[int, float]
+    chance: dict[int, float]
+    counted: NDArray[np.bool_]
+    hits: NDArray[np.bool_]
+
+
+def one_percent(places: int) -> int:
+    """Return the k of Recall@1%: max(round(places / 100), 1)."""
+    return max(round(places / 100), 1)
+
+
+def recall_at(
+    indices: NDArray[np.int64], query_xy: Array, place_xy: Array, radius_m: float,
+    ks: Sequence[int],
+) -> Recall:
+    """
+    Return the recall of retrieved places.
+
+    indices: (q, K) places in the order of retrieval, -1 for none. query_xy: (q, 2) true positions.
+    place_xy: (n, 2). radius_m: inclusive. ks: see `recall_of_positions`.
+    """
+    positions = np.asarray(place_xy, np.float64)[indices]
+    positions[np.asarray(indices) < 0] = np.nan
+    return recall_of_positions(positions, query_xy, place_xy, radius_m, ks)
+
+
+def recall_of_positions(
+    retrieved_xy: Array, query_xy: Array, place_xy: Array, radius_m: float, ks: Sequence[int],
+) -> Recall:
+    """
+    Return the recall of retrieved positions (q, K, 2) in the order of retrieval, NaN for none.
+
+    query_xy: (q, 2) true positions. place_xy: (n, 2), the map. A k above K is NaN, for what would
+    have come later is not known, unless K is the whole map.
+    """
+    retrieved = np.asarray(retrieved_xy, np.float64)
+    queries, places = np.asarray(query_xy, np.float64), np.asarray(place_xy, np.float64)
+    length = retrieved.shape[1]
+    near = np.linalg.norm(retrieved - queries[:, None], axis=2) <= radius_m
+    positives = count_positives(queries, places, radius_m)
+    counted = positives > 0
+    hits = np.stack([near[:, :k].any(axis=1) for k in ks], 1)
+
+    known = [k <= length or length >= len(places) for k in ks]
+    values = {k: float(hits[counted, i].mean()) if counted.any() and known[i] else float('nan')
+              for i, k in enumerate(ks)}
+    chance = {k: chance_level(positives[counted], len(places), k) for k in ks}
+    return Recall(radius_m, len(places), int(counted.sum()), int((~counted).sum()), values, chance,
+                  counted, hits)
+
+
+def count_positives(query_xy: Array, place_xy: Array, radius_m: float) -> NDArray[np.int64]:
+    """Return how many places (n, 2) lie within the radius of each query (q, 2)."""
+    if len(query_xy) == 0 or len(place_xy) == 0:
+        return np.zeros(len(query_xy), np.int64)
+    found = cKDTree(place_xy).query_ball_point(query_xy, radius_m, return_length=True)
+    return np.asarray(found, np.int64)
+
+
+def chance_level(positives: NDArray[np.int64], places: int, k: int) -> float:
+    """
+    Return the expected recall at k of a random order of the map, NaN without queries.
+
+    positives: (q,) right places of each query, m. Drawing k of N places without replacement
+    misses all m with probability C(N - m, k) / C(N, k) = prod_{i<k} (N - m - i) / (N - i)
+    (hypergeometric), which the product gives without large factorials.
+    """
+    if len(positives) == 0:
+        return float('nan')
+    m = np.asarray(positives, np.float64)
+    miss = np.ones(len(m))
+    for i in range(min(k, places)):
+        miss *= np.maximum(places - m - i, 0.0) / (places - i)
+    return float(np.mean(1.0 - miss))
+
+
+def trajectory_blocks(travelled_m: Array, block_m: float = BLOCK_M) -> NDArray[np.int64]:
+    """Return the block (q,) of each query: which stretch of `block_m` of the way it lies in."""
+    return np.floor(np.asarray(travelled_m, np.float64) / block_m).astype(np.int64)
+
+
+def block_bootstrap(
+    hits: NDArray[np.bool_], blocks: NDArray[np.int64], level: float = 0.95, samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """
+    Return the confidence interval of the mean of hits (q,), NaN with fewer than two blocks.
+
+    Neighbouring queries see the same houses and are right or wrong together; drawing them one by
+    one would make the interval several times too narrow. Whole blocks (q,) of the trajectory are
+    drawn with replacement instead, and the percentiles of the means are returned.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    if len(names) < 2:
+        return float('nan'), float('nan')
+    right = np.bincount(block, weights=np.asarray(hits, np.float64))
+    count = np.bincount(block).astype(np.float64)
+    draws = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
+    means = right[draws].sum(axis=1) / count[draws].sum(axis=1)
+    low, high = np.quantile(means, [0.5 - level / 2.0, 0.5 + level / 2.0])
+    return float(low), float(high)

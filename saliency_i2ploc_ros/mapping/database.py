@@ -1,0 +1,255 @@
+"""
+The place database: a folder of plain arrays that says, for each place of a map, how it looks.
+
+    schema.json          what made it, and a SHA-256 of each array
+    descriptors.npy      (n, D) float32, of unit length
+    poses.npy            (n, 4, 4) float64, of the vehicle, positions less the schema's origin
+    clouds.npy           (m, 3) float32, points to look at, each place's in its vehicle frame
+    cloud_offsets.npy    (n + 1,) int64, place i has the points offsets[i]:offsets[i + 1]
+
+The search index is not stored: it is built from the descriptors at each load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .. import __version__
+from ..errors import InputError
+from ..storage import atomic_directory, content_hash, read_json, sha256_file, write_json
+
+FORMAT = 1
+ARRAYS = {'descriptors.npy': '<f4', 'poses.npy': '<f8', 'clouds.npy': '<f4',
+          'cloud_offsets.npy': '<i8'}
+REBUILD = 'build it again with `i2ploc build-map`'
+# float32 sums over 256 numbers leave 1e-7; a descriptor farther off was not made by an encoder.
+_UNIT_TOLERANCE = 1e-4
+
+
+class Schema(BaseModel):
+    """
+    What schema.json holds.
+
+    encoder_hash, preprocessing_hash: of the model and of what is done to its input. submap: the
+    submaps' configuration. spacing_m: travelled distance between places. origin: (3,) metres,
+    what the poses' positions are less than in the map frame. source, submaps_key: the drive or
+    map file, and the key of its submaps. skipped: submaps that could not be encoded. arrays: the
+    SHA-256 of each array's file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra='forbid')
+
+    format: int
+    created_by: str
+    places: int
+    dimension: int
+    metric: str
+    model_name: str
+    encoder_hash: str
+    preprocessing_hash: str
+    submap: dict[str, Any]
+    spacing_m: float
+    map_frame: str
+    origin: tuple[float, float, float]
+    source: str
+    submaps_key: str
+    skipped: int
+    arrays: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PlaceDatabase:
+    """
+    An open database: `descriptors` (n, D) float32, memory-mapped; `T_map_base` (n, 4, 4) float64.
+
+    The poses are in the map frame, the origin added.
+    """
+
+    path: Path
+    schema: Schema
+    descriptors: NDArray[np.float32]
+    T_map_base: NDArray[np.float64]
+    _clouds: NDArray[np.float32]
+    _offsets: NDArray[np.int64]
+    _index: faiss.IndexFlatIP
+
+    @classmethod
+    def open(
+        cls, path: Path, model_hash: str | None = None, preprocessing_hash: str | None = None,
+        verify: bool = True,
+    ) -> PlaceDatabase:
+        """
+        Open a database; one that is altered, truncated or of another model is an InputError.
+
+        model_hash, preprocessing_hash: those of the model that will ask; None: any is accepted.
+        verify: compare the SHA-256 of each array (reads all of it); shapes, types and values of
+        descriptors and poses are checked in any case.
+        """
+        path = Path(path)
+        schema = _read_schema(path)
+        for what, built_with, loaded in (
+                ('encoder', schema.encoder_hash, model_hash),
+                ('preprocessing', schema.preprocessing_hash, preprocessing_hash)):
+            if loaded is not None and loaded != built_with:
+                raise InputError(
+                    f'the map {path} was built with {what} {built_with} (model '
+                    f"{schema.model_name!r}), the loaded model's is {loaded}: {REBUILD} and this "
+                    'model, or load the other model')
+        arrays = {name: _read_array(path / name, schema.arrays[name] if verify else None)
+                  for name in ARRAYS}
+        descriptors, poses = arrays['descriptors.npy'], np.array(arrays['poses.npy'])
+        clouds, offsets = arrays['clouds.npy'], np.array(arrays['cloud_offsets.npy'])
+        n = schema.places
+        if (descriptors.shape != (n, schema.dimension) or poses.shape != (n, 4, 4)
+                or offsets.shape != (n + 1,) or offsets[0] != 0 or np.any(np.diff(offsets) < 0)
+                or clouds.shape != (offsets[-1], 3)):
+            raise InputError(f'the arrays of the map {path} do not fit its schema: {REBUILD}')
+        if fault := _fault(descriptors, poses):
+            raise InputError(f'the map {path} has {fault}: {REBUILD}')
+        poses[:, :3, 3] += schema.origin
+        index = faiss.IndexFlatIP(schema.dimension)
+        index.add(np.ascontiguousarray(descriptors))
+        return cls(path, schema, descriptors, poses, clouds, offsets, index)
+
+    def __len__(self) -> int:
+        return self.schema.places
+
+    @property
+    def origin(self) -> NDArray[np.float64]:
+        """Return the origin (3,) that was taken off the stored positions."""
+        return np.array(self.schema.origin)
+
+    @property
+    def spacing_m(self) -> float:
+        """Return the travelled distance between neighbouring places, metres."""
+        return self.schema.spacing_m
+
+    @property
+    def identity(self) -> str:
+        """Return a hash of the schema, and through its SHA-256s of every array."""
+        return content_hash(self.schema.model_dump(mode='json'))
+
+    def cloud(self, index: int) -> NDArray[np.float32]:
+        """Return points (m, 3) to look at of place `index`, in the vehicle frame of its pose."""
+        return self._clouds[self._offsets[index]:self._offsets[index + 1]]
+
+    def search(
+        self, queries: NDArray[np.float32], k: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """
+        Return the cosines (m, k) and the numbers (m, k) of the k places most like each query.
+
+        queries: (m, D), of unit length. Best first. With k > n there are n columns.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.schema.dimension:
+            raise InputError(f'a query of shape {queries.shape} was asked of the map {self.path}, '
+                             f'whose descriptors have {self.schema.dimension} numbers')
+        scores, indices = self._index.search(queries, min(k, len(self)))
+        return scores, indices
+
+
+def write_database(
+    path: Path, descriptors: NDArray[np.float32], T_map_base: NDArray[np.float64],
+    clouds: Sequence[NDArray[np.float32]], *, encoder_hash: str, preprocessing_hash: str,
+    model_name: str, submap: dict[str, Any], spacing_m: float, source: str = '',
+    submaps_key: str = '', skipped: int = 0, map_frame: str = 'map', overwrite: bool = False,
+) -> None:
+    """
+    Write a database of n places, atomically.
+
+    descriptors: (n, D) of unit length. T_map_base: (n, 4, 4). clouds: n arrays (m_i, 3) in the
+    vehicle frames. The rest as in `Schema`. Without a place, or with a descriptor or pose that is
+    not finite, it is an InputError.
+    """
+    n = len(descriptors)
+    if n == 0:
+        raise InputError('a map needs at least one place, and none was encoded: give a drive with '
+                         'scans about its poses')
+    if len(T_map_base) != n or len(clouds) != n:
+        raise ValueError(f'{n} descriptors, {len(T_map_base)} poses, {len(clouds)} clouds')
+    if fault := _fault(descriptors, T_map_base):
+        raise InputError(f"the encoded places have {fault}: check the model's weights and the "
+                         "drive's poses")
+    # Whole metres: short to read, and added again without a rounding worth the name.
+    origin = np.round(T_map_base[0, :3, 3])
+    poses = np.array(T_map_base, np.float64)
+    poses[:, :3, 3] -= origin
+    offsets = np.concatenate([[0], np.cumsum([len(cloud) for cloud in clouds])])
+    values = {'descriptors.npy': descriptors, 'poses.npy': poses,
+              'clouds.npy': np.concatenate(clouds).reshape(-1, 3), 'cloud_offsets.npy': offsets}
+    with atomic_directory(path, overwrite) as folder:
+        for name, dtype in ARRAYS.items():
+            np.save(folder / name, np.ascontiguousarray(values[name], dtype))
+        schema = Schema(
+            format=FORMAT, created_by=f'saliency_i2ploc_ros {__version__}, numpy {np.__version__}',
+            places=n, dimension=descriptors.shape[1], metric='cosine', model_name=model_name,
+            encoder_hash=encoder_hash, preprocessing_hash=preprocessing_hash, submap=submap,
+            spacing_m=spacing_m, map_frame=map_frame, origin=tuple(origin.tolist()),
+            source=source, submaps_key=submaps_key, skipped=skipped,
+            arrays={name: sha256_file(folder / name) for name in ARRAYS})
+        write_json(folder / 'schema.json', schema.model_dump(mode='json'))
+
+
+def _read_schema(path: Path) -> Schema:
+    if not (path / 'schema.json').is_file():
+        raise InputError(f'{path} is not a map (it has no schema.json): make one with '
+                         '`i2ploc build-map`')
+    raw = read_json(path / 'schema.json')
+    found = raw.get('format') if isinstance(raw, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise InputError(f'the map {path} is of format {found} and this version reads up to '
+                         f'{FORMAT}: update this package, or {REBUILD}')
+    try:
+        # From JSON, not from Python values, since JSON has no tuples.
+        schema = Schema.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = '.'.join(str(part) for part in first['loc'])
+        raise InputError(f'{path / "schema.json"} is not the schema of a map ({key}: '
+                         f'{first["msg"]}): {REBUILD}') from error
+    if (schema.format != FORMAT or schema.metric != 'cosine' or set(schema.arrays) != set(ARRAYS)
+            or schema.places < 1 or schema.dimension < 1
+            or not np.isfinite([*schema.origin, schema.spacing_m]).all()):
+        raise InputError(f'{path / "schema.json"} holds values that no map has: {REBUILD}')
+    return schema
+
+
+def _read_array(path: Path, sha256: str | None) -> NDArray[Any]:
+    """Return one array, memory-mapped, after comparing its file's SHA-256 if one is given."""
+    try:
+        if sha256 is not None and sha256_file(path) != sha256:
+            raise InputError(f"{path} is not the file that the map's schema describes (altered "
+                             f'or truncated): copy the map again, or {REBUILD}')
+        array: NDArray[Any] = np.load(path, mmap_mode='r', allow_pickle=False)
+    except OSError as error:
+        raise InputError(f'cannot read {path} ({error.strerror}): copy the map again, or {REBUILD}'
+                         ) from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f'{path} is not a whole array: copy the map again, or {REBUILD}'
+                         ) from error
+    if array.dtype.str != ARRAYS[path.name]:
+        raise InputError(f'{path} holds {array.dtype} numbers: {REBUILD}')
+    return array
+
+
+def _fault(descriptors: NDArray[Any], poses: NDArray[Any]) -> str | None:
+    """Return what is wrong with the values of descriptors (n, D) and poses (n, 4, 4), if any."""
+    if not np.isfinite(descriptors).all():
+        return 'descriptors that are not finite'
+    if np.abs(np.linalg.norm(descriptors, axis=1) - 1.0).max() > _UNIT_TOLERANCE:
+        return 'descriptors that are not of unit length'
+    R = poses[:, :3, :3]
+    if not (np.isfinite(poses).all() and np.all(poses[:, 3] == [0.0, 0.0, 0.0, 1.0])
+            and np.allclose(R @ np.swapaxes(R, 1, 2), np.eye(3), atol=1e-4)):
+        return 'poses that are not rigid'
+    return None

@@ -1,0 +1,203 @@
+"""
+What /diagnostics says: four tasks, whose keys and conditions stand in `KEYS`.
+
+The README's table comes from it, and a test compares its keys with what is published.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+import numpy as np
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+# task, key, meaning, WARN when, ERROR when ('' is: never; OK is all the rest).
+KEYS: tuple[tuple[str, str, str, str, str], ...] = (
+    ('status', 'state', 'state of the lifecycle', 'not active', 'configuring failed'),
+    ('status', 'enabled', 'whether images are answered (~/enable)', 'false', ''),
+    ('status', 'accepted', 'fixes since activation', '', ''),
+    ('status', 'rejected', 'rejections since activation', '', ''),
+    ('status', 'rejected_by_reason', 'the same by reason', '',
+     'the last image failed: no_camera_info, no_extrinsics, bad_image, bad_camera or failed'),
+    ('status', 'last_score', 'cosine of the last best candidate', '', ''),
+    ('status', 'last_fix_age_s', 'time since the last fix came out',
+     'above 10 s, or none yet, while images come', ''),
+    ('status', 'error', 'the last thing that went wrong', '', 'not empty'),
+    ('input', 'rate_hz', 'images received a second, over the last 20', '', ''),
+    ('input', 'last_image_age_s', 'time since the last image arrived', 'above input_timeout_s',
+     ''),
+    ('input', 'stamp_delay_s', 'from the stamp of the last image to its arrival',
+     'above 1 s or below -0.1 s: use_sim_time, or clocks that differ', ''),
+    ('input', 'encoding', 'encoding or format of the last image', '', ''),
+    ('input', 'received', 'images received', '', ''),
+    ('input', 'dropped', 'images replaced by a newer one before their turn', '', ''),
+    ('input', 'out_of_order', 'images not after the one before', 'any', ''),
+    ('input', 'qos_mismatches', 'publishers whose QoS does not fit', 'any', ''),
+    ('input', 'clock_jumps', 'times that the clock or the stamps went back', '', ''),
+    ('inference', 'decode_ms_p50_p95', 'message to RGB, last 100 images', '', ''),
+    ('inference', 'prepare_ms_p50_p95', "RGB to the model's input", '', ''),
+    ('inference', 'encode_ms_p50_p95', 'the model', '', ''),
+    ('inference', 'search_ms_p50_p95', 'the database', '', ''),
+    ('inference', 'total_ms_p50_p95', 'arrival in the thread to publication',
+     'p95 above 1000 ms', ''),
+    ('inference', 'device', 'where the model runs', '', ''),
+    ('inference', 'memory_mib', 'peak of the process, or held on the CUDA device', '', ''),
+    ('database', 'path', 'folder of the place database', '', ''),
+    ('database', 'identity', 'hash of its schema', '', ''),
+    ('database', 'places', 'entries', '', ''),
+    ('database', 'dimension', 'numbers of a descriptor', '', ''),
+    ('database', 'spacing_m', 'distance between places', '', ''),
+)
+TASKS = ('status', 'input', 'inference', 'database')
+FAILURES = ('no_camera_info', 'no_extrinsics', 'bad_image', 'bad_camera', 'failed')
+STAGES = ('decode', 'prepare', 'encode', 'search', 'total')
+LATE_FIX_S, SLOW_MS, DELAY_S = 10.0, 1000.0, (-0.1, 1.0)
+
+
+@dataclass
+class Health:
+    """What the node knows about itself; times are of a steady clock, in seconds."""
+
+    state: str = 'unconfigured'
+    enabled: bool = True
+    error: str = ''
+    accepted: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    last_reason: str = ''
+    last_score: float = float('nan')
+    last_fix_at: float | None = None
+    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    stamp_delay_s: float = float('nan')
+    encoding: str = ''
+    received: int = 0
+    dropped: int = 0
+    qos_mismatches: int = 0
+    clock_jumps: int = 0
+    stage_ms: dict[str, deque[float]] = field(
+        default_factory=lambda: {stage: deque(maxlen=100) for stage in STAGES})
+    device: str = ''
+    memory_mib: float = float('nan')
+    database: dict[str, Any] = field(default_factory=dict)
+
+    def answered(self, reason: str | None, score: float, milliseconds: dict[str, float],
+                 now: float) -> None:
+        """Count an answer. reason: None for a fix. score: NaN without candidates."""
+        self.last_reason, self.last_score = reason or '', score
+        if reason is None:
+            self.accepted += 1
+            self.last_fix_at = now
+        else:
+            self.rejections[reason] += 1
+        for stage, window in self.stage_ms.items():
+            if milliseconds.get(stage, 0.0) > 0.0:
+                window.append(milliseconds[stage])
+
+    def reset(self) -> None:
+        """Forget the past, as after a jump of the clock; counters stay."""
+        self.last_fix_at, self.last_score, self.last_reason = None, float('nan'), ''
+        self.stamp_delay_s = float('nan')
+        self.arrivals.clear()
+        for window in self.stage_ms.values():
+            window.clear()
+
+
+def diagnostic_array(node: str, health: Health, now: float, input_timeout_s: float,
+                     stamp: Any) -> DiagnosticArray:
+    """Return the four tasks as one message. now: of the steady clock. stamp: of the header."""
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    for task, (level, summary, pairs) in zip(TASKS, (
+            _status(health, now), _input(health, now, input_timeout_s),
+            _inference(health), _database(health)), strict=True):
+        message.status.append(DiagnosticStatus(
+            level=level, name=f'{node}: {task}', message=summary, hardware_id=node,
+            values=[KeyValue(key=key, value=_text(value)) for key, value in pairs.items()]))
+    return message
+
+
+Task = tuple[bytes, str, dict[str, Any]]
+
+
+def _status(health: Health, now: float) -> Task:
+    age = None if health.last_fix_at is None else now - health.last_fix_at
+    pairs = {
+        'state': health.state, 'enabled': health.enabled, 'accepted': health.accepted,
+        'rejected': sum(health.rejections.values()),
+        'rejected_by_reason': ', '.join(
+            f'{reason} {n}' for reason, n in sorted(dict(health.rejections).items())),
+        'last_score': health.last_score, 'last_fix_age_s': age, 'error': health.error,
+    }
+    if health.error:
+        return ERROR, health.error, pairs
+    if health.last_reason in FAILURES:
+        return ERROR, f'the last image could not be used: {health.last_reason}', pairs
+    if health.state != 'active':
+        return WARN, health.state, pairs
+    if not health.enabled:
+        return WARN, 'disabled', pairs
+    if health.arrivals and (age is None or age > LATE_FIX_S):
+        return WARN, 'no fix' if age is None else f'no fix for {age:.0f} s', pairs
+    return OK, 'localized' if age is not None else 'waiting for images', pairs
+
+
+def _input(health: Health, now: float, timeout_s: float) -> Task:
+    times = health.arrivals
+    age = now - times[-1] if times else None
+    span = times[-1] - times[0] if len(times) > 1 else 0.0
+    pairs = {
+        'rate_hz': (len(times) - 1) / span if span > 0.0 else None, 'last_image_age_s': age,
+        'stamp_delay_s': health.stamp_delay_s, 'encoding': health.encoding,
+        'received': health.received, 'dropped': health.dropped,
+        'out_of_order': health.rejections['out_of_order'], 'qos_mismatches': health.qos_mismatches,
+        'clock_jumps': health.clock_jumps,
+    }
+    if health.qos_mismatches:
+        return WARN, "a publisher's QoS does not fit: its images do not arrive", pairs
+    if health.state == 'active' and (age is None or age > timeout_s):
+        return WARN, 'no images', pairs
+    if health.rejections['out_of_order']:
+        return WARN, 'images out of order', pairs
+    if not np.isnan(health.stamp_delay_s) \
+            and not DELAY_S[0] <= health.stamp_delay_s <= DELAY_S[1]:
+        return WARN, 'stamps far from the clock: use_sim_time?', pairs
+    return OK, 'images arrive' if times else 'no images', pairs
+
+
+def _inference(health: Health) -> Task:
+    pairs: dict[str, Any] = {}
+    for stage, window in health.stage_ms.items():
+        p = np.percentile(list(window), [50, 95]) if window else None
+        pairs[f'{stage}_ms_p50_p95'] = '' if p is None else f'{p[0]:.1f} {p[1]:.1f}'
+    pairs |= {'device': health.device, 'memory_mib': health.memory_mib}
+    total = list(health.stage_ms['total'])
+    if total and np.percentile(total, 95) > SLOW_MS:
+        return WARN, f'slow: over {SLOW_MS:g} ms', pairs
+    return OK, f'{np.median(total):.0f} ms' if total else 'nothing yet', pairs
+
+
+def _database(health: Health) -> Task:
+    pairs = {key: health.database.get(key)
+             for task, key, *_ in KEYS if task == 'database'}
+    if not health.database:
+        return WARN, 'none loaded', pairs
+    return OK, f'{health.database["places"]} places', pairs
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ''
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'{value:.3f}' if isinstance(value, float) else str(value)
+
+
+def markdown() -> str:
+    """Return the keys and their conditions as the README shows them."""
+    rows = ['| task | key | meaning | WARN | ERROR |', '| --- | --- | --- | --- | --- |']
+    rows += [f'| {task} | `{key}` | {meaning} | {warn} | {error} |'
+             for task, key, meaning, warn, error in KEYS]
+    return '\n'.join(rows) + '\n'

@@ -1,0 +1,143 @@
+"""Where the camera sits in the vehicle: from a parameter or from TF, never assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from geometry_msgs.msg import TransformStamped, Vector3
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.time import Time
+from scipy.spatial.transform import Rotation
+
+from ..data.bags import BagReader, typestore
+from ..errors import InputError
+from ..geometry.poses import from_quaternion, to_quaternion, transform
+
+
+def extrinsics_of(numbers: Sequence[float]) -> NDArray[np.float64] | None:
+    """
+    Return T_base_camera (4, 4) of the parameter `camera_extrinsics`; None if it is empty.
+
+    numbers: x y z qx qy qz qw, or x y z roll pitch yaw about fixed axes (as static_transform_
+    publisher takes them); metres and radians. A quaternion not of length 1 is an InputError.
+    """
+    if len(numbers) == 0:
+        return None
+    if len(numbers) == 6:
+        return transform(Rotation.from_euler('xyz', numbers[3:]).as_matrix(), numbers[:3])
+    if len(numbers) != 7 or abs(np.linalg.norm(numbers[3:]) - 1.0) > 0.01:
+        raise InputError(f'camera_extrinsics is {list(numbers)}: it must be x y z qx qy qz qw, '
+                         'the quaternion of length 1, or x y z roll pitch yaw')
+    return from_quaternion(numbers[3:], numbers[:3])
+
+
+class Extrinsics:
+    """
+    T_base_camera by camera frame: the parameter's if there is one, else TF's, asked once.
+
+    /tf is heard only while something is unknown: a Python listener costs more than the rest of a
+    node's traffic.
+    """
+
+    def __init__(self, node: Node, base_frame: str, given: NDArray[np.float64] | None) -> None:
+        self._node, self._base, self._given = node, base_frame, given
+        self._known: dict[str, NDArray[np.float64]] = {}
+        self._listener = None
+        self._buffer = None
+
+    def listen(self) -> None:
+        """Subscribe to /tf_static where that is needed and tf2_ros is there."""
+        if self._given is not None or self._buffer is not None:
+            return
+        try:
+            from tf2_ros import Buffer, TransformListener
+        except ImportError:
+            return
+        self._buffer = Buffer()
+        self._listener = TransformListener(self._buffer, self._node)
+
+    def of(self, camera_frame: str) -> NDArray[np.float64]:
+        """Return T_base_camera (4, 4); an InputError that names both frames if it is unknown."""
+        if self._given is not None:
+            return self._given
+        if camera_frame not in self._known:
+            self._known[camera_frame] = self._looked_up(camera_frame)
+        return self._known[camera_frame]
+
+    def _looked_up(self, camera_frame: str) -> NDArray[np.float64]:
+        unknown = (f'where {camera_frame!r} sits in {self._base!r} is not known: '
+                   'set the parameter camera_extrinsics')
+        if self._buffer is None:
+            raise InputError(f'{unknown} (tf2_ros is not installed, TF cannot be asked)')
+        try:
+            t = self._buffer.lookup_transform(self._base, camera_frame, Time()).transform
+        except Exception as error:  # tf2's exceptions have no common base in Python.
+            raise InputError(f'{unknown} or publish it on /tf_static ({error})') from error
+        return from_quaternion([t.rotation.x, t.rotation.y, t.rotation.z, t.rotation.w],
+                               [t.translation.x, t.translation.y, t.translation.z])
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.unregister()
+        self._listener = self._buffer = None
+
+
+def send_static_transform(
+    node: Node, parent: str, child: str, position: NDArray[np.float64],
+) -> object | None:
+    """
+    Publish a static shift and return what keeps it published; None without tf2_ros.
+
+    Without it a line in the log says how to do the same by hand.
+    """
+    x, y, z = (float(v) for v in position)
+    try:
+        from tf2_ros import StaticTransformBroadcaster
+    except ImportError:
+        node.get_logger().warning(
+            f'clouds are in the frame {child}; tf2_ros is not installed to say where that is: '
+            f'ros2 run tf2_ros static_transform_publisher --x {x} --y {y} --z {z} '
+            f'--frame-id {parent} --child-frame-id {child}')
+        return None
+    message = TransformStamped(child_frame_id=child)
+    message.header.frame_id = parent
+    message.header.stamp = node.get_clock().now().to_msg()
+    message.transform.translation = Vector3(x=x, y=y, z=z)
+    message.transform.rotation.w = 1.0
+    broadcaster = StaticTransformBroadcaster(node)
+    broadcaster.sendTransform(message)
+    return broadcaster
+
+
+def extrinsics_in_bag(bag: Path, camera_info: str, base_frame: str) -> list[float] | None:
+    """
+    Return `camera_extrinsics` (x y z qx qy qz qw) of a bag's /tf_static, or None.
+
+    camera_info: the topic whose header names the camera's frame. Read without tf2: where that is
+    not installed, the messages of /tf_static cannot even be received.
+    """
+    with BagReader(bag) as reader:
+        if '/tf_static' not in reader.topics or camera_info not in reader.topics:
+            return None
+        first = next(iter(reader.messages([camera_info])), None)
+        edges = {}
+        for message in reader.messages(['/tf_static']):
+            for edge in typestore.deserialize_cdr(message.data, message.type_name).transforms:
+                edges[edge.child_frame_id.lstrip('/')] = edge
+    if first is None:
+        return None
+    info = typestore.deserialize_cdr(first.data, first.type_name)
+    frame, T = info.header.frame_id.lstrip('/'), np.eye(4)
+    for _ in range(len(edges)):
+        if frame == base_frame or frame not in edges:
+            break
+        t, r = edges[frame].transform.translation, edges[frame].transform.rotation
+        T = from_quaternion([r.x, r.y, r.z, r.w], [t.x, t.y, t.z]) @ T
+        frame = edges[frame].header.frame_id.lstrip('/')
+    if frame != base_frame:
+        return None
+    return [float(v) for v in (*T[:3, 3], *to_quaternion(T))]

@@ -1,0 +1,101 @@
+"""The launch files, run by ROS 2's own launch; skipped where that is not installed."""
+
+import json
+import os
+from pathlib import Path
+import sys
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+launch_pytest = pytest.importorskip('launch_pytest')
+
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError  # noqa: E402
+from helpers_ros import client_in, EXTRINSICS, LAX, new_domain, write_world  # noqa: E402
+from launch import LaunchDescription, LaunchService  # noqa: E402
+from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from launch_pytest.actions import ReadyToTest  # noqa: E402
+from lifecycle_msgs.srv import GetState  # noqa: E402
+from rcl_interfaces.srv import GetParameters  # noqa: E402
+import yaml  # noqa: E402
+
+LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
+DOMAIN = new_domain()
+
+try:
+    get_package_prefix('saliency_i2ploc_ros')
+except PackageNotFoundError:
+    pytest.skip('the package is not built in a ROS workspace', allow_module_level=True)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('world')
+    write_world(root)
+    (root / 'lax.yaml').write_text(yaml.safe_dump(
+        {'/**/localizer': {'ros__parameters': {**LAX, 'top_k': 7, 'device': 'cuda'}}}))
+    return root
+
+
+def description(file: str, **arguments) -> list:
+    return [SetEnvironmentVariable('ROS_DOMAIN_ID', str(DOMAIN)),
+            SetEnvironmentVariable('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST'),
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(LAUNCH / file)),
+                                     launch_arguments=[(k, str(v)) for k, v in arguments.items()])]
+
+
+@launch_pytest.fixture(scope='module')
+def bring_up(world):
+    return LaunchDescription([
+        *description('localization.launch.py', model=world / 'model', database=world / 'map',
+                     params_file=world / 'lax.yaml', device='cpu', camera='/front',
+                     camera_extrinsics=EXTRINSICS, namespace='car'),
+        ReadyToTest()])
+
+
+@pytest.mark.launch(fixture=bring_up)
+def test_the_node_comes_up_by_itself_and_arguments_beat_the_file():
+    with client_in(DOMAIN) as client:
+        def active() -> bool:
+            state = client.call(GetState, '/car/localizer/get_state', GetState.Request(), 60)
+            return state.current_state.label == 'active'
+
+        assert client.until(active, 60)
+        names = ['top_k', 'device', 'use_sim_time', 'camera_extrinsics']
+        top_k, device, sim_time, mounting = client.call(
+            GetParameters, '/car/localizer/get_parameters',
+            GetParameters.Request(names=names)).values
+        assert top_k.integer_value == 7  # the file's
+        assert device.string_value == 'cpu'  # the argument's, not the file's
+        assert sim_time.bool_value is False
+        assert list(mounting.double_array_value) == pytest.approx(EXTRINSICS)
+        assert client.until(lambda: client.node.count_subscribers('/front/image_rect') == 1)
+
+
+def run(file: str, **arguments) -> int:
+    """Return the exit code of a launch, as `ros2 launch` would."""
+    kept = dict(os.environ)
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(LaunchDescription(description(file, **arguments)))
+    try:
+        return service.run()
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+@pytest.mark.parametrize(('wanted', 'code'), [(6, 0), (7, 1)])
+def test_a_replay_ends_with_its_bag_and_the_verdict(world, wanted, code):
+    out, limits = world / f'out{wanted}', world / f'limits{wanted}.yaml'
+    limits.write_text(yaml.safe_dump(
+        {'/**/evaluator': {'ros__parameters': {'min_images': wanted}}}))
+    params = yaml.safe_load((world / 'lax.yaml').read_text())
+    params['/**/localizer']['ros__parameters']['device'] = 'cpu'
+    (world / 'cpu.yaml').write_text(yaml.safe_dump(params))
+    assert run('replay.launch.py', bag=world / 'bag', database=world / 'map', output=out,
+               model=world / 'model', params_file=world / 'cpu.yaml',
+               replay_params_file=limits) == code
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['coverage']['attempted'] == 6
+    assert summary['verdict']['passed'] is (code == 0)

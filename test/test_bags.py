@@ -1,0 +1,201 @@
+"""Drives as bags: what is in them, in which order, and what happens to damaged ones."""
+
+from helpers_drives import NAME, real_data, SHARED, T_base_camera, T_base_lidar, write_drive
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+from typer.testing import CliRunner
+
+from saliency_i2ploc_ros.data.bags import BagReader, typestore, write_bag
+from saliency_i2ploc_ros.data.readers import open_drive
+from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.geometry.poses import from_quaternion
+
+
+def read(message):
+    return typestore.deserialize_cdr(message.data, message.type_name)
+
+
+def stamp_of(header):
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def motion(position, orientation):
+    return from_quaternion([orientation.x, orientation.y, orientation.z, orientation.w],
+                           [position.x, position.y, position.z])
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('compressed', [False, True])
+def test_a_bag_holds_the_drive(tmp_path, storage, compressed):
+    truth = write_drive(tmp_path / 'drive')
+    poses = tmp_path / 'drive' / 'data_poses' / NAME / 'poses.txt'
+    poses.write_text(''.join(poses.read_text().splitlines(keepends=True)[1:]))  # none of frame 0
+    drive = open_drive(tmp_path / 'drive')
+    write_bag(drive, tmp_path / 'bag', storage, compressed)
+    images = '/kitti360/image_00/image_rect' + ('/compressed' if compressed else '')
+    with BagReader(tmp_path / 'bag') as bag:
+        assert bag.topics == {
+            '/tf_static': 'tf2_msgs/msg/TFMessage',
+            '/kitti360/image_00/camera_info': 'sensor_msgs/msg/CameraInfo',
+            images: f'sensor_msgs/msg/{"CompressedImage" if compressed else "Image"}',
+            '/kitti360/velodyne_points': 'sensor_msgs/msg/PointCloud2',
+            '/kitti360/ground_truth/pose': 'geometry_msgs/msg/PoseStamped'}
+        assert bag.counts['/kitti360/ground_truth/pose'] == 6  # three frames, two sensors
+        assert (bag.start_ns, bag.end_ns) == (truth['stamps'][0], truth['stamps'][-1] + 187_983)
+        messages = list(bag.messages())
+        assert [m.topic for m in bag.messages([images])] == [images] * 4
+        with pytest.raises(InputError, match='no topic /other'):
+            next(bag.messages(['/other']))
+    assert [m.stamp_ns for m in messages] == sorted(m.stamp_ns for m in messages)
+    assert messages[0].topic == '/tf_static'
+    by_topic = {t: [m for m in messages if m.topic == t] for t in {m.topic for m in messages}}
+    for topic, group in by_topic.items():
+        if topic != '/tf_static':
+            assert [stamp_of(read(m).header) for m in group] == [m.stamp_ns for m in group]
+
+    for i, message in enumerate(by_topic[images]):
+        image = read(message)
+        assert message.stamp_ns == truth['stamps'][i]
+        assert image.header.frame_id == 'image_00_optical'
+        if compressed:
+            path = drive.cameras['image_00'].paths[i]
+            assert image.format == 'png' and image.data.tobytes() == path.read_bytes()
+        else:
+            assert (image.encoding, image.height, image.width, image.step) == ('rgb8', 24, 64, 192)
+            assert np.array_equal(image.data.reshape(24, 64, 3), truth['images'][i])
+    info = read(by_topic['/kitti360/image_00/camera_info'][2])
+    assert np.array_equal(info.k.reshape(3, 3), drive.cameras['image_00'].camera.K)
+    assert np.array_equal(info.p.reshape(3, 4)[:, :3], info.k.reshape(3, 3))
+    assert info.distortion_model == 'plumb_bob' and not info.d.any() and len(info.d) == 5
+    for i, message in enumerate(by_topic['/kitti360/velodyne_points']):
+        cloud = read(message)
+        values = cloud.data.view('<f4').reshape(-1, 4)
+        assert [f.name for f in cloud.fields] == ['x', 'y', 'z', 'intensity']
+        assert np.array_equal(values[:, :3], truth['scans'][i].points)
+        assert np.array_equal(values[:, 3], truth['scans'][i].intensity)
+        assert cloud.header.frame_id == 'velodyne' and cloud.width == len(values)
+    pose = read(by_topic['/kitti360/ground_truth/pose'][0])
+    assert stamp_of(pose.header) == truth['stamps'][1] and pose.header.frame_id == 'map'
+    assert np.allclose(motion(pose.pose.position, pose.pose.orientation), truth['poses'][1])
+    mounts = {t.child_frame_id: motion(t.transform.translation, t.transform.rotation)
+              for t in read(messages[0]).transforms}
+    assert np.allclose(mounts['image_00_optical'], T_base_camera, atol=1e-9)
+    assert np.allclose(mounts['velodyne'], T_base_lidar, atol=1e-9)
+    assert np.array_equal(mounts['imu_link'], np.diag([1, -1, -1, 1]))
+
+
+def test_camera_info_comes_before_its_image(tmp_path):
+    write_drive(tmp_path / 'drive')
+    write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+    with BagReader(tmp_path / 'bag') as bag:
+        order = [m.topic.rpartition('/')[2] for m in bag.messages() if 'image_00' in m.topic]
+    assert order == ['camera_info', 'image_rect'] * 4
+
+
+def test_static_transforms_are_latched(tmp_path):
+    write_drive(tmp_path / 'drive')
+    write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+    with AnyReader([tmp_path / 'bag']) as reader:
+        durability = {c.topic: c.ext.offered_qos_profiles[0].durability.name
+                      for c in reader.connections}
+    assert durability.pop('/tf_static') == 'TRANSIENT_LOCAL'
+    assert set(durability.values()) == {'VOLATILE'}
+
+
+def test_a_bag_that_fails_leaves_nothing(tmp_path):
+    write_drive(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    last = drive.cameras['image_00'].paths[-1]
+    last.write_bytes(last.read_bytes()[:30])
+    for compressed in (False, True):
+        with pytest.raises(InputError, match='not a readable image'):
+            write_bag(drive, tmp_path / 'bags' / 'bag', compressed=compressed)
+        assert not list((tmp_path / 'bags').iterdir())
+    with pytest.raises(InputError, match="no camera 'image_07'"):
+        write_bag(drive, tmp_path / 'bags' / 'bag', cameras=['image_07'])
+    with pytest.raises(InputError, match='unknown storage'):
+        write_bag(drive, tmp_path / 'bags' / 'bag', storage='zip')
+
+
+def test_an_existing_bag_is_replaced_only_if_asked(tmp_path):
+    write_drive(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    write_bag(drive, tmp_path / 'bag')
+    with pytest.raises(InputError, match='exists already'):
+        write_bag(drive, tmp_path / 'bag')
+    write_bag(drive, tmp_path / 'bag', storage='sqlite3', overwrite=True)
+    assert {p.suffix for p in (tmp_path / 'bag').iterdir()} == {'.yaml', '.db3'}
+
+
+def test_images_of_another_size_than_the_calibration_are_refused(tmp_path):
+    write_drive(tmp_path / 'drive')
+    file = tmp_path / 'drive' / 'calibration' / 'perspective.txt'
+    file.write_text(file.read_text().replace('S_rect_00: 64 24', 'S_rect_00: 128 48'))
+    with pytest.raises(InputError, match='is 64 x 24, but the calibration is of 128 x 48'):
+        write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+
+
+def test_a_drive_of_poses_alone_makes_no_bag(tmp_path):
+    write_drive(tmp_path / 'drive')
+    (tmp_path / 'drive' / 'data_2d_raw').rename(tmp_path / 'a')
+    (tmp_path / 'drive' / 'data_3d_raw').rename(tmp_path / 'b')
+    with pytest.raises(InputError, match='no images and no scans'):
+        write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+
+
+@pytest.mark.parametrize('storage, file', [('mcap', 'bag.mcap'), ('sqlite3', 'bag.db3')])
+def test_damaged_bags_are_refused(tmp_path, storage, file):
+    write_drive(tmp_path / 'drive')
+    write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag', storage)
+    whole = (tmp_path / 'bag' / file).read_bytes()
+
+    def refuse(match):
+        with pytest.raises(InputError, match=match) as raised, BagReader(tmp_path / 'bag') as bag:
+            list(bag.messages())
+        assert '\n' not in str(raised.value)
+
+    for damage in (b'', whole[:100], whole[:len(whole) // 2], b'x' * len(whole)):
+        (tmp_path / 'bag' / file).write_bytes(damage)
+        refuse('cannot be read')
+    (tmp_path / 'bag' / file).unlink()
+    refuse('cannot be read')
+    (tmp_path / 'bag' / file).write_bytes(whole)
+    (tmp_path / 'bag' / 'metadata.yaml').write_text('a: [1')
+    refuse('cannot be read')
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    refuse('no metadata.yaml')
+    with pytest.raises(InputError, match='there is no bag'):
+        BagReader(tmp_path / 'nothing')
+
+
+def test_commands(tmp_path, monkeypatch):
+    import typer
+
+    from saliency_i2ploc_ros.cli import bag, show
+
+    app = typer.Typer()
+    app.command('bag')(bag.command)
+    app.command('show')(show.command)
+    write_drive(tmp_path / 'drive')
+    runner = CliRunner()
+    done = runner.invoke(app, ['bag', str(tmp_path / 'drive'), '--drive', '0000',
+                               '--out', str(tmp_path / 'bag'), '--compressed'])
+    assert done.exit_code == 0, done.output
+    assert '4  /kitti360/velodyne_points' in done.output
+    done = runner.invoke(app, ['show', str(tmp_path / 'drive'), '--frame', '2',
+                               '--out', str(tmp_path / 'picture.png')])
+    assert done.exit_code == 0 and (tmp_path / 'picture.png').is_file()
+    assert '4 scans (frames 0 to 3), 4 with a pose' in done.output
+
+
+@real_data
+def test_kitti_raw_as_a_bag(tmp_path):
+    drive = open_drive(SHARED / 'kitti_raw')
+    write_bag(drive, tmp_path / 'bag', compressed=True)
+    with BagReader(tmp_path / 'bag') as bag:
+        assert bag.counts == {
+            '/tf_static': 1, '/kitti/image_02/camera_info': 52, '/kitti/velodyne_points': 26,
+            '/kitti/image_02/image_rect/compressed': 52, '/kitti/ground_truth/pose': 76}
+        stamps = [m.stamp_ns for m in bag.messages(['/kitti/image_02/image_rect/compressed'])]
+    assert stamps == drive.cameras['image_02'].stamps_ns.tolist()

@@ -1,0 +1,335 @@
+"""The place database: what is written is found again, and nothing else is taken for it."""
+
+import json
+import logging
+from pathlib import Path
+import shutil
+
+from helpers_drives import real_data, SHARED
+import numpy as np
+import pytest
+import torch
+
+from saliency_i2ploc_ros.cli import build_map
+from saliency_i2ploc_ros.cli.main import main
+from saliency_i2ploc_ros.data.submaps import SubmapConfig, submaps_of_cloud
+from saliency_i2ploc_ros.encoders.config import (
+    AggregationConfig,
+    CloudConfig,
+    ImageConfig,
+    ModelConfig,
+    TokenConfig,
+)
+from saliency_i2ploc_ros.encoders.dual import DualEncoder
+from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
+from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.geometry.poses import planar
+from saliency_i2ploc_ros.mapping import database as module
+from saliency_i2ploc_ros.mapping.builder import build_database, encode_submaps
+from saliency_i2ploc_ros.mapping.database import ARRAYS, PlaceDatabase, write_database
+
+N, D = 40, 16
+POSES = np.stack([planar(4.0e5 + 5.123 * i, 5.4e6 - i, 0.1 * i, 113.0) for i in range(N)])
+CLOUDS = [np.random.default_rng(i).normal(0, 9, (i, 3)).astype(np.float32) for i in range(N)]
+MADE_BY = {'encoder_hash': 'abc', 'preprocessing_hash': 'p1', 'model_name': 'tiny',
+           'submap': {'size_m': 40.0}, 'spacing_m': 5.0}
+CONFIG = ModelConfig(
+    name='tiny', descriptor_dim=D,
+    image=ImageConfig(height=16, width=32, patch=8, dim=32, depth=1, heads=2),
+    cloud=CloudConfig(tokens=TokenConfig(points=128, centres=8, neighbours=8), dim=32, depth=1,
+                      heads=2, pointnet=(16, 16), pointnet_second=(), position_width=16),
+    aggregation=AggregationConfig(clusters=4), submap=SubmapConfig(min_points=5))
+
+
+def unit(n, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, D)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp('maps') / 'map'
+    write_database(path, unit(N), POSES, CLOUDS, **MADE_BY)
+    return path
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / 'map'))
+
+
+def test_what_was_written_is_read(made):
+    database = PlaceDatabase.open(made, model_hash='abc', preprocessing_hash='p1')
+    assert len(database) == N and database.spacing_m == 5.0
+    np.testing.assert_array_equal(database.descriptors, unit(N))
+    assert isinstance(database.descriptors, np.memmap)
+    np.testing.assert_allclose(database.T_map_base, POSES, rtol=0, atol=1e-9)
+    assert np.abs(np.load(made / 'poses.npy')[:, :3, 3]).max() < 1000.0
+    assert np.abs(database.origin - POSES[0, :3, 3]).max() <= 0.5
+    for i in range(N):
+        np.testing.assert_array_equal(database.cloud(i), CLOUDS[i])
+
+
+def test_search_equals_brute_force(made):
+    database = PlaceDatabase.open(made)
+    queries = unit(7, seed=1)
+    cosines = queries.astype(np.float64) @ unit(N).astype(np.float64).T
+    for k in (1, 5, N, N + 10):
+        scores, indices = database.search(queries, k)
+        expected = np.argsort(-cosines, axis=1)[:, :k]
+        assert scores.shape == indices.shape == (7, min(k, N))
+        np.testing.assert_array_equal(indices, expected)
+        np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
+    with pytest.raises(InputError, match='16 numbers'):
+        database.search(np.zeros((2, D + 1), np.float32), 1)
+
+
+def test_identity_is_that_of_the_content(made, tmp_path):
+    identity = PlaceDatabase.open(made).identity
+    write_database(tmp_path / 'same', unit(N), POSES, CLOUDS, **MADE_BY)
+    write_database(tmp_path / 'other', unit(N, seed=3), POSES, CLOUDS, **MADE_BY)
+    assert PlaceDatabase.open(tmp_path / 'same').identity == identity
+    assert PlaceDatabase.open(tmp_path / 'other').identity != identity
+
+
+@pytest.mark.parametrize('name', ARRAYS)
+@pytest.mark.parametrize('damage', ['byte', 'truncated', 'longer', 'gone', 'empty'])
+def test_any_altered_array_is_refused(copy, name, damage):
+    data = bytearray((copy / name).read_bytes())
+    if damage == 'byte':
+        data[-5] ^= 0x10
+    elif damage == 'truncated':
+        del data[-8:]
+    elif damage == 'longer':
+        data += b'0000'
+    elif damage == 'empty':
+        data.clear()
+    (copy / name).unlink() if damage == 'gone' else (copy / name).write_bytes(data)
+    with pytest.raises(InputError, match=f'{name}.*build-map'):
+        PlaceDatabase.open(copy)
+    if damage in ('truncated', 'gone', 'empty'):
+        with pytest.raises(InputError, match='build-map'):
+            PlaceDatabase.open(copy, verify=False)
+
+
+def test_another_model_or_preprocessing_is_refused(made):
+    with pytest.raises(InputError, match=r'encoder abc.*is def: build it again'):
+        PlaceDatabase.open(made, model_hash='def')
+    with pytest.raises(InputError, match=r'preprocessing p1.*is p2: build it again'):
+        PlaceDatabase.open(made, model_hash='abc', preprocessing_hash='p2')
+
+
+@pytest.mark.parametrize('key,value,match', [
+    ('format', 2, 'update this package'), ('format', 0, 'no map has'),
+    ('metric', 'euclidean', 'no map has'), ('dimension', 15, 'do not fit'),
+    ('places', 39, 'do not fit'), ('places', 'many', 'places'), ('origin', [0, 0], 'origin'),
+    ('origin', [0, float('nan'), 0], 'schema'), ('arrays', {}, 'no map has'),
+    ('surprise', 1, 'surprise'), ('encoder_hash', None, 'encoder_hash')])
+def test_schemas_that_do_not_hold_are_refused(copy, key, value, match):
+    schema = json.loads((copy / 'schema.json').read_text())
+    schema[key] = value
+    (copy / 'schema.json').write_text(json.dumps(schema))
+    with pytest.raises(InputError, match=match):
+        PlaceDatabase.open(copy)
+
+
+def test_folders_that_are_no_maps(copy, tmp_path):
+    with pytest.raises(InputError, match='not a map'):
+        PlaceDatabase.open(tmp_path / 'nowhere')
+    for text in ('[1, 2]', 'null', '{}', '{"format": 1'):
+        (copy / 'schema.json').write_text(text)
+        with pytest.raises(InputError, match=r'schema\.json'):
+            PlaceDatabase.open(copy)
+
+
+@pytest.mark.parametrize('name,change,match', [
+    ('descriptors.npy', lambda a: a * 2, 'unit length'),
+    ('descriptors.npy', lambda a: np.where(a > 0.5, np.nan, a), 'not finite'),
+    ('descriptors.npy', lambda a: a.astype(np.float64), 'float64'),
+    ('poses.npy', lambda a: a * 1.01, 'not rigid'),
+    ('poses.npy', lambda a: np.full_like(a, np.nan), 'not rigid'),
+    ('cloud_offsets.npy', lambda a: a[::-1], 'do not fit'),
+    ('clouds.npy', lambda a: a[:-1], 'do not fit'),
+    ('clouds.npy', lambda a: a.astype(object), 'not a whole array')])
+def test_values_are_checked_without_the_hashes_too(copy, name, change, match):
+    array = change(np.array(np.load(copy / name)))
+    np.save(copy / name, array, allow_pickle=True)
+    with pytest.raises(InputError, match=match):
+        PlaceDatabase.open(copy, verify=False)
+
+
+def test_what_is_no_map_is_not_written(tmp_path):
+    path = tmp_path / 'map'
+    bad = unit(N)
+    bad[3, 0] = np.nan
+    for descriptors, poses in ((bad, POSES), (unit(N) * 3, POSES), (unit(N), POSES * np.nan)):
+        with pytest.raises(InputError):
+            write_database(path, descriptors, poses, CLOUDS, **MADE_BY)
+    with pytest.raises(InputError, match='at least one place'):
+        write_database(path, unit(0), POSES[:0], [], **MADE_BY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_is_all_or_nothing(copy, monkeypatch):
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    with pytest.raises(InputError, match='--overwrite'):
+        write_database(copy, unit(N, 5), POSES, CLOUDS, **MADE_BY)
+
+    def full(path, array):
+        if path.name == 'clouds.npy':
+            # NumPy's own words for a short write.
+            raise OSError('4096 requested and 12 written')
+        np.lib.format.write_array(path.open('wb'), array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.np, 'save', full)
+        with pytest.raises(InputError, match=r'cannot write .*disk full'):
+            write_database(copy, unit(N, 5), POSES, CLOUDS, overwrite=True, **MADE_BY)
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+    assert [p.name for p in copy.parent.iterdir()] == ['map']
+    write_database(copy, unit(N, 5), POSES, CLOUDS, overwrite=True, **MADE_BY)
+    np.testing.assert_array_equal(PlaceDatabase.open(copy).descriptors, unit(N, 5))
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """Return a folder with a model, a map file of 100 m, and a trajectory through it."""
+    folder = tmp_path_factory.mktemp('world')
+    torch.manual_seed(0)
+    save_model(DualEncoder(CONFIG), folder / 'model', {})
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-20, -20, 0], [120, 20, 8], (20_000, 3))
+    # Before 25 m there is next to nothing: too little for the encoder, enough for a submap.
+    points = points[(points[:, 0] > 25) | (np.arange(len(points)) < 80)]
+    write_ply(folder / 'map.ply', points)
+    (folder / 'track.txt').write_text(
+        ''.join(f'{i} {i} 0 1 0 0 0 1\n' for i in range(120)))
+    return folder
+
+
+def write_ply(path, points):
+    from plyfile import PlyData, PlyElement
+    rows = np.zeros(len(points), [('x', 'f4'), ('y', 'f4'), ('z', 'f4')])
+    rows['x'], rows['y'], rows['z'] = points.T
+    PlyData([PlyElement.describe(rows, 'vertex')]).write(path)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return DualEncoder(CONFIG).eval()
+
+
+@pytest.fixture
+def store(world, tmp_path):
+    return submaps_of_cloud(world / 'map.ply', world / 'track.txt', CONFIG.submap, tmp_path / 'c')
+
+
+def test_builder_skips_and_counts_what_is_too_thin(store, model, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        database = build_database(store, model, tmp_path / 'map')
+    skipped = len(store) - len(database)
+    assert 0 < skipped < len(store) / 2
+    assert f'{skipped} of {len(store)} submaps' in caplog.text
+    assert database.schema.skipped == skipped + store.skipped
+    assert database.schema.encoder_hash == encoder_hash(model)
+    assert database.schema.preprocessing_hash == preprocessing_hash(model.config)
+    assert PlaceDatabase.open(tmp_path / 'map', encoder_hash(model)).schema == database.schema
+    # Those left out are the first.
+    np.testing.assert_allclose(database.T_map_base, store.poses[skipped:], atol=1e-9)
+    assert 0 < len(database.cloud(3)) <= 4096
+    # A place finds itself, and what is shown of it is of its own submap.
+    assert database.search(database.descriptors, 1)[1][:, 0].tolist() == list(range(len(database)))
+    assert {*map(tuple, database.cloud(3))} <= {
+        *map(tuple, store.points(3 + skipped))}
+
+
+def test_descriptors_do_not_depend_on_the_batch(store, model):
+    model.train()
+    one, many = (encode_submaps(store, model, batch) for batch in (1, 7))
+    assert model.training, 'the mode is left as it was'
+    np.testing.assert_array_equal(one.indices, many.indices)
+    np.testing.assert_allclose(one.descriptors, many.descriptors, atol=1e-5)
+    assert np.ptp(one.descriptors, axis=0).max() > 1e-3, 'all submaps look alike'
+
+
+def test_builder_refuses_submaps_of_another_size(world, model, tmp_path):
+    store = submaps_of_cloud(world / 'map.ply', world / 'track.txt',
+                             SubmapConfig(size_m=60.0, min_points=5), tmp_path / 'c')
+    with pytest.raises(InputError, match=r'60 m wide .* for 40 m'):
+        build_database(store, model, tmp_path / 'map')
+    sparse = submaps_of_cloud(world / 'map.ply', world / 'track.txt',
+                              SubmapConfig(min_points=5, points=10), tmp_path / 'c')
+    with pytest.raises(InputError, match='none of the'):
+        build_database(sparse, model, tmp_path / 'map')
+    assert not (tmp_path / 'map').exists()
+
+
+def i2ploc(monkeypatch, capsys, *arguments):
+    """Run the command line; return its exit code or message, and what it printed."""
+    monkeypatch.setattr('sys.argv', ['i2ploc', *map(str, arguments)])
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    return code, capsys.readouterr().out
+
+
+def test_command_builds_a_map_and_a_picture(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('I2PLOC_CACHE', str(tmp_path / 'cache'))
+    given = ['build-map', '--cloud', world / 'map.ply', '--trajectory', world / 'track.txt',
+             '--model', world / 'model', '--out', tmp_path / 'map']
+    code, printed = i2ploc(monkeypatch, capsys, *given, '--spacing', 10, '--picture',
+                           tmp_path / 'map.png')
+    assert code == 0, code
+    database = PlaceDatabase.open(tmp_path / 'map', encoder_hash(world / 'model'),
+                                  preprocessing_hash(CONFIG))
+    assert f'{len(database)} places every 10 m' in printed
+    assert (tmp_path / 'map.png').read_bytes()[:4] == b'\x89PNG'
+    code, _ = i2ploc(monkeypatch, capsys, *given)
+    assert 'exists already' in code
+    code, _ = i2ploc(monkeypatch, capsys, *given, '--overwrite')
+    assert code == 0 and len(PlaceDatabase.open(tmp_path / 'map')) > len(database)
+
+
+@pytest.mark.parametrize('arguments,match', [
+    ([], 'either the root'), (['data', '--cloud', 'map.ply'], 'either the root'),
+    (['--cloud', 'map.ply'], 'go together'), (['data', '--trajectory', 't'], 'go together'),
+    (['nowhere'], 'nowhere is not a folder'),
+    (['--cloud', 'nowhere.ply', '--trajectory', 'WORLD/track.txt'], 'not a file'),
+    (['--cloud', 'WORLD/map.ply', '--trajectory', 'nowhere.txt'], 'nowhere.txt'),
+    (['--cloud', 'WORLD/map.ply', '--trajectory', 'WORLD/track.txt', '--device', 'toaster'],
+     'toaster'),
+    (['nowhere', '--model', 'nothing'], 'nothing')])
+def test_command_says_what_is_wrong_in_one_line(
+    world, tmp_path, monkeypatch, capsys, arguments, match,
+):
+    monkeypatch.setenv('I2PLOC_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.chdir(tmp_path)
+    arguments = [a.replace('WORLD', str(world)) for a in arguments]
+    code, _ = i2ploc(monkeypatch, capsys, 'build-map', '--out', tmp_path / 'map', '--model',
+                     world / 'model', *arguments)
+    assert match in str(code) and '\n' not in str(code)
+    assert not (tmp_path / 'map').exists()
+
+
+def test_the_spacing_must_be_possible(world, tmp_path):
+    config = build_map.with_spacing(CONFIG.submap, 10.0)
+    assert config == CONFIG.submap.model_copy(update={'spacing_m': 10.0})
+    assert build_map.with_spacing(CONFIG.submap, None) is CONFIG.submap
+    for spacing in (float('nan'), float('inf'), 0.0):
+        with pytest.raises(InputError, match='spacing'):
+            build_map.with_spacing(CONFIG.submap, spacing)
+
+
+@real_data
+def test_real_drive_becomes_a_map(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('I2PLOC_CACHE', str(tmp_path / 'cache'))
+    code, _ = i2ploc(
+        monkeypatch, capsys, 'build-map',
+        SHARED / 'kitti_raw/2011_09_26/2011_09_26_drive_0005_sync', '--model', world / 'model',
+        '--out', tmp_path / 'map')
+    assert code == 0, code
+    database = PlaceDatabase.open(tmp_path / 'map')
+    assert 12 <= len(database) <= 16

@@ -1,0 +1,290 @@
+"""The offline evaluator, its report, and the two commands on a drive of a few images."""
+
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from saliency_i2ploc_ros.data.drive import CameraStream, Drive, Stream, Trajectory
+from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.evaluation.offline import evaluate_drive, has_truth
+from saliency_i2ploc_ros.evaluation.pictures import display_cloud
+from saliency_i2ploc_ros.evaluation.report import summary_table, write_report
+from saliency_i2ploc_ros.geometry.cameras import Pinhole
+from saliency_i2ploc_ros.geometry.poses import apply, planar, R_base_optical, transform
+from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
+from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
+
+CAMERA = Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5)
+AHEAD = transform(R_base_optical, [1.0, 0.0, 1.5])
+PLACES = np.stack([planar(5.0 * i, 0.0, 0.0) for i in range(20)])
+
+
+class StandInDatabase:
+    """Twenty places along x; each place's cloud is one wall, 6 m to the left."""
+
+    spacing_m, T_map_base, identity = 5.0, PLACES, 'identity'
+
+    def cloud(self, i):
+        x, z = np.meshgrid(np.linspace(-20, 20, 60), np.linspace(0, 5, 10))
+        return np.stack([x, np.full_like(x, 6.0), z], -1).reshape(-1, 3).astype(np.float32)
+
+
+class StandInLocalizer:
+    """Answers with the place whose number is the image's mean red, rejects dark images."""
+
+    database = StandInDatabase()
+
+    def localize(self, image, camera, T_base_camera):
+        assert image.shape == (48, 64, 3) and camera == CAMERA
+        place = round(float(image[:, :, 0].mean()))
+        stages = {'prepare': 1.0, 'encode': 2.0, 'search': 0.1, 'hypotheses': 0.5}
+        if place == 0:
+            return Answer(None, 'no_texture', 'dark', Candidates.none(), stages)
+        order = np.r_[place, np.delete(np.arange(20), place)]
+        candidates = Candidates(order, np.linspace(1, 0, 20, dtype=np.float32), PLACES[order])
+        return Answer(Fix(PLACES[place], np.eye(6), 1.0), None, 'yes', candidates, stages)
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """Return eight images 10 m apart; one is dark, one broken, the last has no pose."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    paths, truth = [], []
+    for i in range(8):
+        image = np.full((48, 64, 3), 2 * i, np.uint8)
+        paths.append(folder / f'{i}.png')
+        cv2.imwrite(str(paths[-1]), image)
+        truth.append(planar(10.0 * i, 1.0, 0.0))
+    paths[3].write_bytes(b'no image')
+    truth[7] = np.full((4, 4), np.nan)
+    ids = np.arange(8)
+    stream = CameraStream(ids, ids * 10 ** 8 + 1_700_000_000_123_456_789, paths, np.stack(truth),
+                          AHEAD, camera=CAMERA)
+    return Drive('a_drive', 'stand-in: a_drive', {'image_00': stream}, None,
+                 Trajectory(stream.stamps_ns[:7], np.stack(truth[:7])), None)
+
+
+def test_a_drive_becomes_records_beside_the_truth(drive):
+    records = evaluate_drive(StandInLocalizer(), drive)
+    assert [r.stamp_ns for r in records] == drive.cameras['image_00'].stamps_ns.tolist()
+    assert [r.rejection for r in records] == ['no_texture', None, None, 'unreadable'] + 4 * [None]
+    assert [r.has_truth for r in records] == 7 * [True] + [False]
+    assert [r.error_m for r in records if np.isfinite(r.error_m)] == pytest.approx(5 * [1.0])
+    assert has_truth(drive)
+    some = evaluate_drive(StandInLocalizer(), drive, every=2, limit=3)
+    assert [r.frame for r in some] == [0, 2, 4]
+
+
+def test_a_drive_without_images_is_one_clear_line(drive):
+    with pytest.raises(InputError, match='no camera images'):
+        evaluate_drive(StandInLocalizer(), Drive('x', 'here: x', {}, None, drive.trajectory, None))
+    empty = Stream(*(a[:0] for a in (np.zeros(0, np.int64),) * 2), [], np.zeros((0, 4, 4)), AHEAD)
+    stream = CameraStream(**vars(empty), camera=CAMERA)
+    with pytest.raises(InputError, match='no images of image_00'):
+        evaluate_drive(StandInLocalizer(), Drive('x', 'here: x', {'image_00': stream}, None,
+                                                 drive.trajectory, None))
+
+
+def test_a_report_has_figures_trajectories_and_pictures(drive, tmp_path):
+    localizer = StandInLocalizer()
+    records = evaluate_drive(localizer, drive)
+    out = tmp_path / 'results'
+    summary = write_report(out, records, localizer.database,
+                           lambda record: drive.image('image_00', record.frame), {'drive': 'a'})
+    assert json.loads((out / 'summary.json').read_text()) == summary
+    assert summary['coverage']['rejected_by_reason'] == {'no_texture': 1, 'unreadable': 1}
+    assert summary['recall']['at']['1']['recall'] == pytest.approx(5 / 7)
+    assert summary['errors']['position_m']['max'] == pytest.approx(1.0)
+    lines = (out / 'fixes.tum').read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[0].split()[:3] == ['1700000000.223456789', '10.000000000', '0.000000000']
+    assert len((out / 'truth.tum').read_text().splitlines()) == 7
+    for name in ('overview.png', 'errors.png'):
+        assert cv2.imread(str(out / name)).shape[0] > 600
+    assert sorted(p.name for p in out.iterdir()) == [
+        'errors.png', 'fixes.tum', 'overview.png', 'summary.json', 'truth.tum']
+    text = table_text(summary)
+    assert 'Recall@20' in text and '1 no_texture' in text and '71.4 %' in text
+
+
+def test_a_report_without_truth_or_fixes_says_so(drive, tmp_path):
+    records = [r for r in evaluate_drive(StandInLocalizer(), drive) if not r.has_truth]
+    summary = write_report(tmp_path / 'a', records, StandInDatabase(), lambda record: None, {})
+    assert not (tmp_path / 'a' / 'errors.png').exists()
+    assert 'not judged' in table_text(summary)
+    summary = write_report(tmp_path / 'b', [], StandInDatabase(), lambda record: None, {})
+    assert (tmp_path / 'b' / 'overview.png').exists()
+    assert (tmp_path / 'b' / 'fixes.tum').read_text() == ''
+    table_text(summary)
+
+
+def table_text(summary):
+    text = io.StringIO()
+    Console(width=100, file=text).print(summary_table(summary))
+    return text.getvalue()
+
+
+def test_the_display_cloud_is_thinned_and_in_the_map():
+    database = StandInDatabase()
+    whole = np.concatenate([apply(T, database.cloud(i)) for i, T in enumerate(PLACES)])
+    cloud = display_cloud(database, most=500)
+    assert 100 < len(cloud) <= 500
+    assert cloud[:, 1] == pytest.approx(6.0)
+    assert cloud[:, 0].min() == pytest.approx(whole[:, 0].min(), abs=1.0)
+    assert cloud[:, 0].max() > 80.0
+
+
+@pytest.mark.parametrize('text', ['1,2,3', 'a,b,c,d', '-1,1,5,5', '40,40,64,20', '40,nan,3,3'])
+def test_intrinsics_that_cannot_be_are_refused(text):
+    from saliency_i2ploc_ros.cli.localize import parse_camera
+    with pytest.raises(InputError, match='--camera'):
+        parse_camera(text, 64, 48)
+
+
+def test_help_reads():
+    import typer
+
+    from saliency_i2ploc_ros.cli import evaluate, localize
+    for module in (evaluate, localize):
+        app = typer.Typer()
+        app.command()(module.command)
+        result = CliRunner().invoke(app, ['--help'], terminal_width=100)
+        assert result.exit_code == 0 and '--map' in result.output
+
+
+# ---- with the real model, map and reader ----
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """Return a KITTI-360 root, a model and a map whose places are described by the images."""
+    import torch
+
+    from saliency_i2ploc_ros.data.kitti360 import DriveWriter, write_calibration
+    from saliency_i2ploc_ros.encoders.config import (
+        AggregationConfig,
+        CloudConfig,
+        ImageConfig,
+        ModelConfig,
+        TokenConfig,
+    )
+    from saliency_i2ploc_ros.encoders.dual import DualEncoder
+    from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
+    from saliency_i2ploc_ros.encoders.image_input import prepare_image
+    from saliency_i2ploc_ros.mapping.database import write_database
+
+    root = tmp_path_factory.mktemp('world')
+    torch.manual_seed(0)
+    model = DualEncoder(ModelConfig(
+        name='tiny', descriptor_dim=16,
+        image=ImageConfig(height=48, width=64, dim=32, depth=1, heads=2, camera=CAMERA),
+        cloud=CloudConfig(tokens=TokenConfig(points=64, centres=8, neighbours=4), dim=32, depth=1,
+                          heads=2, pointnet=(8, 16), pointnet_second=()),
+        aggregation=AggregationConfig(clusters=4))).eval()
+    save_model(model, root / 'model', {})
+
+    rng = np.random.default_rng(5)
+    images = [cv2.resize(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8), (64, 48),
+                         interpolation=cv2.INTER_CUBIC) for _ in range(6)]
+    T = np.stack([planar(1e6 + 50.0 * i, 2e6, 0.3) for i in range(6)])
+    write_calibration(root / 'kitti', CAMERA, AHEAD, transform(None, [0.0, 0.0, 1.7]))
+    stamps = np.arange(6) * 10 ** 8 + 1_700_000_000_000_000_007
+    with DriveWriter(root / 'kitti', 'city_0042_drive_0000_sync') as writer:
+        for i, image in enumerate(images):
+            writer.image(i, image)
+        writer.finish(stamps, stamps, np.arange(6), T)
+    pixels = torch.from_numpy(np.stack([prepare_image(i, CAMERA, model.config.image)
+                                        for i in images]))
+    with torch.inference_mode():
+        descriptors = model.encode_image(pixels).descriptor.numpy()
+    write_database(
+        root / 'map', descriptors, T, [StandInDatabase().cloud(0)] * 6,
+        encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
+        model_name='tiny', submap={}, spacing_m=50.0)
+    return root
+
+
+def run_command(module, *arguments):
+    import typer
+    app = typer.Typer()
+    app.command()(module.command)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_evaluate_finds_each_image_at_its_place(world, tmp_path, monkeypatch):
+    from saliency_i2ploc_ros.cli import evaluate
+    # The places' descriptors are hardly apart in a model that has learned nothing.
+    monkeypatch.setattr('saliency_i2ploc_ros.localization.localizer.LocalizerConfig',
+                        lambda: LocalizerConfig(temperature=1e-6))
+    arguments = [world / 'kitti', '--map', world / 'map', '--model', world / 'model', '--out']
+    output = run_command(evaluate, *arguments, tmp_path / 'a')
+    assert 'Recall@1' in output and '100.0 %' in output
+    summary = json.loads((tmp_path / 'a' / 'summary.json').read_text())
+    assert summary['coverage']['accepted'] == 6
+    assert summary['errors']['position_m']['max'] < 0.01
+    assert summary['recall']['at']['1']['recall'] == 1.0
+    assert summary['recall']['at']['1']['chance'] == pytest.approx(1 / 6)
+    assert len(summary['provenance']['model_hash']) == 16
+    run_command(evaluate, *arguments, tmp_path / 'b')
+    for name in ('fixes.tum', 'truth.tum'):
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+def test_evaluate_of_a_drive_without_poses_gives_fixes_and_says_so(world, tmp_path):
+    import shutil
+
+    from saliency_i2ploc_ros.cli import evaluate
+    shutil.copytree(world / 'kitti', tmp_path / 'kitti')
+    shutil.rmtree(tmp_path / 'kitti' / 'data_poses')
+    output = run_command(evaluate, tmp_path / 'kitti', '--drive', 'city_0042_drive_0000_sync',
+                         '--map', world / 'map', '--model', world / 'model',
+                         '--out', tmp_path / 'out')
+    assert 'has no poses' in output
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['recall'] is None
+
+
+def test_localize_answers_in_words_and_in_json(world):
+    from saliency_i2ploc_ros.cli import localize
+    image = next((world / 'kitti').rglob('0000000003.png'))
+    arguments = [image, '--map', world / 'map', '--model', world / 'model',
+                 '--camera', '40,40,31.5,23.5']
+    answer = json.loads(run_command(localize, *arguments, '--json', '--yaw', '180'))
+    assert answer['candidates'][0]['place'] == 3
+    assert answer['candidates'][0]['position_m'][:2] == pytest.approx([1e6 + 150, 2e6])
+    assert answer['candidates'][0]['yaw_deg'] == pytest.approx(np.degrees(0.3) - 180)
+    assert 'similarity 1.000' in run_command(localize, *arguments)
+
+
+def test_what_does_not_belong_together_is_refused(world, tmp_path):
+    import torch
+
+    from saliency_i2ploc_ros.cli import evaluate, localize
+    from saliency_i2ploc_ros.encoders.files import load_model, save_model
+    image = next((world / 'kitti').rglob('0000000003.png'))
+    other = load_model(world / 'model')
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    save_model(other, tmp_path / 'other', {})
+    camera = ['--camera', '40,40,31.5,23.5']
+    with pytest.raises(InputError, match='was built with encoder'):
+        run_command(localize, image, '--map', world / 'map', '--model', tmp_path / 'other',
+                    *camera)
+    with pytest.raises(InputError, match='not a map'):
+        run_command(localize, image, '--map', tmp_path, '--model', world / 'model', *camera)
+    with pytest.raises(InputError, match='calibration'):
+        run_command(localize, image, '--map', world / 'map', '--model', world / 'model')
+    with pytest.raises(InputError, match='device'):
+        run_command(localize, image, '--map', world / 'map', '--model', world / 'model', *camera,
+                    '--device', 'abacus')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='is a file'):
+        run_command(evaluate, world / 'kitti', '--map', world / 'map', '--model', world / 'model',
+                    '--out', tmp_path / 'file')

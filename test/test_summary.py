@@ -1,0 +1,139 @@
+"""The figures of summary.json on a case that is small enough to do by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import chi2, norm
+
+from saliency_i2ploc_ros.evaluation.pose_errors import anees, calibration, planar_errors
+from saliency_i2ploc_ros.evaluation.summary import latency, Record, summarize
+from saliency_i2ploc_ros.geometry.poses import planar
+
+P = np.diag([9.0, 16.0, 25.0, 0.1, 0.1, 0.01])
+SECOND = 10 ** 9
+
+
+def record(second, estimate, truth, candidates=(), rejection=None, ms=None):
+    return Record(
+        stamp_ns=second * SECOND, T_map_base=estimate,
+        covariance=None if estimate is None else P, rejection=rejection,
+        candidates=np.array([planar(x, y, 0.0) for x, y in candidates]).reshape(-1, 4, 4),
+        milliseconds=ms or {}, truth=np.full((4, 4), np.nan) if truth is None else truth)
+
+
+@pytest.fixture
+def run():
+    """Return six images in 10 s along x, 10 m apart: three fixes judged, one not, two rejected."""
+    stages = {'prepare': 1.0, 'encode': 4.0}
+    return [
+        record(100, None, planar(0, 0, 0), [(500, 0)], 'ambiguous', stages),
+        record(102, planar(110, 0, 0), planar(10, 0, 0), [(500, 0), (600, 0)], None, stages),
+        record(104, planar(23, 4, 3.1), planar(20, 0, -3.1), [(500, 0), (20, 0)], None, stages),
+        record(106, planar(30, 8, 0.1), planar(30, 0, 0), [(30, 0), (500, 0)], None, stages),
+        record(109, planar(0, 0, 0), None, [(30, 0), (500, 0)], None, stages),
+        record(110, None, planar(50, 0, 0), [], 'no_texture', {'prepare': 3.0, 'encode': 0.0}),
+    ]
+
+
+def test_a_run_done_by_hand(run):
+    places = np.array([[0.0, 0.0], [30.0, 0.0], [500.0, 0.0], [600.0, 0.0]])
+    s = summarize(run[::-1], places, {'drive': 'x'}, images_in=9)  # in any order
+    assert s['provenance'] == {'drive': 'x'}
+    coverage = s['coverage']
+    assert coverage['images_in'] == 9
+    assert coverage['dropped'] == 3
+    assert (coverage['attempted'], coverage['accepted'], coverage['rejected']) == (6, 4, 2)
+    assert coverage['rejected_by_reason'] == {'ambiguous': 1, 'no_texture': 1}
+    assert coverage['without_truth'] == 1
+    assert coverage['longest_gap_s'] == pytest.approx(3.0)  # from 106 to 109 s
+    assert coverage['first_correct_s'] == pytest.approx(4.0)
+    assert coverage['first_correct_m'] == pytest.approx(20.0)
+
+    errors = s['errors']
+    assert errors['fixes_judged'] == 3
+    assert errors['position_m']['median'] == pytest.approx(8.0)
+    assert errors['position_m']['mean'] == pytest.approx((100.0 + 5.0 + 8.0) / 3)
+    assert errors['position_m']['max'] == pytest.approx(100.0)
+    assert errors['yaw_deg']['median'] == pytest.approx(np.degrees(2 * np.pi - 6.2))
+    assert errors['yaw_deg']['max'] == pytest.approx(np.degrees(0.1))
+    assert errors['share_within_m'] == pytest.approx(
+        {'1': 0, '5': 1 / 3, '10': 2 / 3, '20': 2 / 3})
+    assert errors['false_accept_rate'] == pytest.approx(1 / 3)
+
+    # With truth: x = 0, 10, 20, 30, 50; the places within 20 m of them: 1, 2, 2, 1, 1.
+    recall = s['recall']
+    assert (recall['queries'], recall['excluded']) == (5, 0)
+    assert recall['at']['1']['recall'] == pytest.approx(1 / 5)
+    assert recall['at']['1']['chance'] == pytest.approx((3 * 1 / 4 + 2 * 2 / 4) / 5)
+    assert recall['at_1_percent'] == {'k': 1, **recall['at']['1']}
+    assert recall['at']['5']['recall'] is None  # only two candidates were listed
+    assert recall['at']['5']['chance'] == pytest.approx(1.0)
+
+    # Errors x, y: (100, 0), (3, 4), (0, 8) at sigma 3 and 4.
+    within = s['calibration']['within_1_2_3_sigma']
+    assert within['x'] == pytest.approx([2 / 3, 2 / 3, 2 / 3])
+    assert within['y'] == pytest.approx([2 / 3, 1, 1])
+    expected = (100 ** 2 / 9 + (1 + 1) + 64 / 16) / 2 / 3
+    assert s['calibration']['anees_xy'] == pytest.approx(expected)
+
+    assert s['latency_ms']['encode'] == pytest.approx({'p50': 4, 'p95': 4, 'p99': 4})
+    assert s['latency_ms']['prepare']['p99'] > 2.0
+    assert s['latency_ms']['total']['p50'] == pytest.approx(5.0)
+    assert list(s['latency_ms'])[-1] == 'total'
+    json.dumps(s, allow_nan=False)
+
+
+def test_nothing_known_is_null_and_json(run):
+    for records, places in (([], None), ([], np.zeros((0, 2))), ([run[4]], np.zeros((3, 2)))):
+        s = summarize(records, places)
+        json.dumps(s, allow_nan=False)
+        assert s['errors']['position_m'] is None
+        assert s['errors']['false_accept_rate'] is None
+        assert s['recall'] is None
+        assert s['calibration'] is None
+        assert s['coverage']['first_correct_s'] is None
+    assert summarize([], None)['coverage']['longest_gap_s'] is None
+
+
+def test_never_localized_is_one_long_gap(run):
+    s = summarize([run[0], run[5]])
+    assert s['coverage']['longest_gap_s'] == pytest.approx(10.0)
+    assert s['coverage']['first_correct_m'] is None
+
+
+def test_queries_that_have_no_place_near_are_excluded(run):
+    s = summarize(run, np.array([[0.0, 0.0]]))
+    assert (s['recall']['queries'], s['recall']['excluded']) == (3, 2)
+
+
+def test_a_total_of_its_own_is_taken_and_unreached_stages_do_not_count():
+    records = [Record(0, milliseconds={'decode': 2.0, 'encode': 0.0, 'total': 50.0}),
+               Record(1, milliseconds={'decode': 4.0, 'encode': 30.0, 'total': 70.0})]
+    result = latency(records)
+    assert result['total']['p50'] == pytest.approx(60.0)
+    assert result['encode']['p50'] == pytest.approx(30.0)
+    assert list(result) == ['decode', 'encode', 'total']
+
+
+def test_gaussian_errors_are_found_calibrated():
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(6, 6))
+    covariance = A @ A.T + np.eye(6)
+    n = 4000
+    errors = rng.multivariate_normal(np.zeros(6), covariance, n)[:, [0, 1, 5]]
+    result = calibration(errors, np.broadcast_to(covariance, (n, 6, 6)))
+    for axis in ('x', 'y', 'yaw'):
+        expected = [2 * norm.cdf(k) - 1 for k in (1, 2, 3)]
+        assert result.coverage[axis] == pytest.approx(expected, abs=0.03)
+    # n d ANEES is chi-squared of n d degrees: within its 99.99 % interval of 1.
+    for value, d in ((result.anees_xy, 2), (result.anees_xy_yaw, 3)):
+        low, high = chi2.interval(0.9999, n * d)
+        assert low < value * n * d < high
+    assert anees(2 * errors, np.broadcast_to(covariance[np.ix_([0, 1, 5], [0, 1, 5])], (n, 3, 3))
+                 ) == pytest.approx(4 * result.anees_xy_yaw)
+
+
+def test_yaw_errors_wrap_at_the_seam():
+    error = planar_errors(planar(0, 0, np.pi - 0.01), planar(0, 0, -np.pi + 0.01))
+    assert error[0, 2] == pytest.approx(-0.02)
