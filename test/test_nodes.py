@@ -7,6 +7,7 @@ import shutil
 import time
 from types import SimpleNamespace
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from helpers_drives import START_NS
 from helpers_ros import (
@@ -28,14 +29,19 @@ import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from saliency_i2ploc_ros.data.trajectories import read_trajectory
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.ros import diagnostics
-from saliency_i2ploc_ros.ros.conversions import message_to_cloud, message_to_pose, stamp_of
+from saliency_i2ploc_ros.ros.conversions import (
+    header_at,
+    message_to_cloud,
+    message_to_pose,
+    stamp_of,
+)
 from saliency_i2ploc_ros.ros.evaluator_node import verdict
 from saliency_i2ploc_ros.ros.frames import extrinsics_in_bag
 from saliency_i2ploc_ros.ros.newest import NewestWorker
@@ -345,6 +351,36 @@ def test_a_database_of_another_model_fails_to_configure_with_the_reason(world):
         assert process.interrupt() == 0
         assert 'was built with encoder 0123456789abcdef' in process.log
         assert 'Traceback' not in process.log
+    finally:
+        process.close()
+
+
+def test_compressed_images_and_no_mounting_no_fix(world):
+    """Neither a parameter nor TF says where the camera sits: an error that names both frames."""
+    domain = new_domain()
+    process = localizer_of(world, domain, 'image:=/front/image_rect',
+                           image_transport='compressed', camera_extrinsics='[]')
+    try:
+        with client_in(domain) as client:
+            client.listen_to_localizer()
+            image = client.node.create_publisher(
+                CompressedImage, '/front/image_rect/compressed', 5)
+            info = client.node.create_publisher(CameraInfo, 'camera_info', 5)
+            png = cv2.imencode('.png', world.drive['images'][0])[1].tobytes()
+            stamps = iter(range(START_NS, START_NS + 10**9, 10**6))
+
+            def refused() -> bool:
+                info.publish(camera_info())
+                image.publish(CompressedImage(
+                    header=header_at(next(stamps), 'image_00_optical'), format='png', data=png))
+                client.until(lambda: False, 0.2)
+                answers = [json.loads(m.data) for m in client.got['/localizer/answer']]
+                return any(a['rejection'] == 'no_extrinsics' for a in answers)
+
+            assert client.until(refused, 60), process.log
+            assert client.got['/localizer/fix'] == []
+        assert "where 'image_00_optical' sits in 'base_link' is not known" in process.log
+        assert process.interrupt() == 0
     finally:
         process.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -42,6 +43,8 @@ for name, module in {
 
 def main() -> None:
     """Run the command line; the user's mistakes become one line on stderr and exit code 1."""
+    # So that SIGTERM unwinds too: temporary files go, worker processes end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     debug = '--debug' in sys.argv
     arguments = [a for a in sys.argv[1:] if a != '--debug']
     try:

@@ -20,8 +20,9 @@ def command(
     drive: Annotated[list[str], typer.Option(
         help='Use only these drives of the roots (repeat the option).')] = [],  # noqa: B006
     preset: Annotated[str, typer.Option(help='The encoders: city or paper.')] = 'city',
-    init_image: Annotated[Path | None, typer.Option(
-        help='safetensors file of a timm ViT to start the image branch from.')] = None,
+    init: Annotated[Path | None, typer.Option(
+        help='Weights to begin with: a model folder, or a safetensors file of a timm ViT for the '
+        'image branch.')] = None,
     setting: Annotated[list[str], typer.Option(
         '--set', help='A setting of the recipe, as steps=5000 or model.image.depth=6.',
         metavar='NAME=VALUE')] = [],  # noqa: B006
@@ -50,7 +51,7 @@ def command(
             target = target.setdefault(parent, {})
         target[last] = yaml.safe_load(value)
     config = checked(TrainingConfig, recipe)
-    model = train(config, out, resume, init_image)
+    model = train(config, out, resume, init)
     typer.echo(model)
 
 

@@ -56,20 +56,29 @@ class Evaluator(Node):
         self.images: set[int] = set()
         self._last_message_at: float | None = None
 
-        def listen(kind: type, topic: str, callback: Any, reliable: bool = True) -> None:
-            reliability = (ReliabilityPolicy.RELIABLE if reliable
-                           else ReliabilityPolicy.BEST_EFFORT)
-            self.create_subscription(kind, topic, callback,
-                                     QoSProfile(depth=1000, reliability=reliability))
+        heard = [self._listen(PoseWithCovarianceStamped, 'localizer/fix', self._on_fix),
+                 self._listen(PoseArray, 'localizer/candidates', self._on_candidates),
+                 self._listen(String, 'localizer/answer', self._on_answer)]
+        self._localizer_topics = [subscription.topic_name for subscription in heard]
+        self._timer = self.create_timer(
+            0.1, self._begin, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-        listen(PoseWithCovarianceStamped, 'localizer/fix', self._on_fix)
-        listen(PoseArray, 'localizer/candidates', self._on_candidates)
-        listen(String, 'localizer/answer', self._on_answer)
-        listen(PoseStamped, 'ground_truth/pose', self._on_truth, reliable=False)
+    def _listen(self, kind: type, topic: str, callback: Any, reliable: bool = True) -> Any:
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        return self.create_subscription(kind, topic, callback,
+                                        QoSProfile(depth=1000, reliability=reliability))
+
+    def _begin(self) -> None:
+        """Listen to the bag once the localizer is heard: replay waits for that."""
+        if not all(self.count_publishers(topic) for topic in self._localizer_topics):
+            return
+        self.destroy_timer(self._timer)
+        self._listen(PoseStamped, 'ground_truth/pose', self._on_truth, reliable=False)
         # One a frame and small: it tells how many images there were, also those that got lost.
-        listen(CameraInfo, 'camera_info', self._on_camera_info, reliable=False)
+        self._listen(CameraInfo, 'camera_info', self._on_camera_info, reliable=False)
         if self.given['idle_timeout_s'] > 0.0:
-            self.create_timer(0.2, self._check_idle, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            self._timer = self.create_timer(
+                0.2, self._check_idle, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_fix(self, message: PoseWithCovarianceStamped) -> None:
         self._last_message_at = time.monotonic()
@@ -168,17 +177,13 @@ def main(args: list[str] | None = None) -> None:
     try:
         rclpy.init(args=args)
         node = Evaluator()
-        try:
-            rclpy.spin(node)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-        rclpy.try_shutdown()
+        _spin(node)
         # A second Ctrl-C, or a launch's, must not cut the report in two.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         failures = node.write()
         print(f'evaluator: {len(node.answers)} images, {len(node.fixes)} fixes: '
-              f'{node.given["output"]}/summary.json')
+              f'{node.given["output"]}/summary.json', flush=True)
         for failure in failures:
             print(f'evaluator: failed: {failure}', file=sys.stderr)
             code = FAILED
@@ -190,6 +195,17 @@ def main(args: list[str] | None = None) -> None:
     finally:
         rclpy.try_shutdown()
     sys.exit(code)
+
+
+def _spin(node: Evaluator) -> None:
+    """Collect until it is over, then leave ROS: what was collected stays."""
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 if __name__ == '__main__':

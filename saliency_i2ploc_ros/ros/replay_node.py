@@ -30,7 +30,7 @@ IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 LATCHED_TOPICS = ('/tf_static', '/robot_description')
 CLOCK_PERIOD_S = 0.01
-SETTLE_S = 0.3  # from the first subscriber seen to the first message: others may still be matching
+SETTLE_S = 0.5  # from the first subscriber seen to the first message: others may still be matching
 GIVE_UP_AFTER = 5  # answers missing in a row
 
 

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
 from ..encoders.dual import DualEncoder
-from ..encoders.files import save_model
+from ..encoders.files import load_model, save_model
 from ..encoders.image import ImageEncoder
 from ..encoders.weights import load_timm_vit
 from ..errors import InputError
@@ -79,7 +79,7 @@ class TrainingTask(nn.Module):
 
 
 def train(
-    config: TrainingConfig, run: Path, resume: bool = False, init_image: Path | None = None,
+    config: TrainingConfig, run: Path, resume: bool = False, init: Path | None = None,
 ) -> Path:
     """
     Train by the recipe into the folder `run`; return the folder of the finished model.
@@ -88,7 +88,7 @@ def train(
     held-out recall is the best so far (the last one without held-out sites), model/. Ctrl-C ends
     after the current step with a checkpoint; `resume` goes on from the newest one, to weights
     equal to the bit to those of a run that never stopped (same machine and thread count).
-    init_image: a safetensors file of timm ViT weights for the image branch.
+    init: see `start_from`.
     """
     torch.set_num_threads(config.threads)
     recipe = config.model_dump(mode='json')
@@ -100,15 +100,17 @@ def train(
     if resume and checkpoint is None:
         raise InputError(f'there is no checkpoint in {run} to resume from: leave --resume out')
 
+    if init is not None and not init.exists():
+        raise InputError(f'there is nothing at {init} to begin with: name a model folder or a '
+                         'safetensors file')
+
     sites = [prepare_site(site, config) for site in config.sites]
     held_out = [prepare_site(site, config) for site in config.held_out]
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     torch.manual_seed(config.seed)
     task = TrainingTask(config).to(device)
-    if init_image is not None:
-        image_encoder = task.encoder.image.encoder
-        assert isinstance(image_encoder, ImageEncoder)
-        load_timm_vit(image_encoder, init_image)
+    if init is not None:
+        start_from(init, task.encoder)
     optimizer = make_optimizer(task, config)
     step, best = 0, -1.0
     if checkpoint is not None:
@@ -150,6 +152,25 @@ def train(
         save_checkpoint(run, step, task, optimizer, {**facts, 'best': best})
         console.print(f'stopped after step {step}: pass --resume to go on')
     return run / 'model'
+
+
+def start_from(init: Path, encoder: DualEncoder) -> None:
+    """
+    Load weights to begin with, in place.
+
+    init: a model's folder (of the same configuration), or a safetensors file of a timm ViT for the
+    image branch alone. What does not fit is an InputError.
+    """
+    if init.is_dir():
+        other = load_model(init)
+        if other.config != encoder.config:
+            raise InputError(f'the model in {init} is built differently from the one to be '
+                             'trained: choose its preset and settings')
+        encoder.load_state_dict(other.state_dict())
+    else:
+        image_encoder = encoder.image.encoder
+        assert isinstance(image_encoder, ImageEncoder)
+        load_timm_vit(image_encoder, init)
 
 
 def make_optimizer(task: TrainingTask, config: TrainingConfig) -> torch.optim.AdamW:
