@@ -86,7 +86,8 @@ def sites_of(roots: list[Path], only: list[str]) -> list[dict[str, Any]]:
         if not given.is_dir():
             raise InputError(f'{given} is not a folder: name a data set to train on')
         found = [given] if is_data_set(given) else sorted(
-            path for path in given.iterdir() if path.is_dir() and is_data_set(path))
+            path for path in given.iterdir()
+            if path.is_dir() and not path.name.startswith('.') and is_data_set(path))
         if not found:
             raise InputError(f'neither {given} nor a folder in it is a data set: '
                              'make cities with `i2ploc city`')

@@ -69,6 +69,7 @@ class Setting:
         return value
 
     def _checked_list(self, value: Any) -> list[float]:
+        value = [] if value is None else value  # `name:=[]` arrives as a parameter without value
         if not isinstance(value, (list, tuple, array)) or isinstance(value, str):
             raise InputError(f'{self.name} must be {_KINDS[list]}, not {value!r}')
         numbers = [float(v) for v in value if isinstance(v, (int, float))]
@@ -268,7 +269,7 @@ def yaml_text(*names: str) -> str:
             allowed = f' ({s.range_text})' if s.range_text else ''
             comment = f'{_upper(s.description)}{allowed}{_WHEN[s.takes_effect]}.'
             lines += [f'    # {line}' for line in textwrap.wrap(comment, 93)]
-            # ROS's yaml parser cannot read an empty list: it has no type.
+            # An empty list has no type for ROS's yaml parser, which makes it no value.
             mark = '# ' if s.default == [] else ''
             lines += [f'    {mark}{s.name}: {_literal(s.default)}']
     return '\n'.join(lines) + '\n'
