@@ -86,7 +86,8 @@ def make_nodes(context) -> list:
     evaluator = Node(
         package='saliency_i2ploc_ros', executable='evaluator', name='evaluator', output='screen',
         parameters=[value('replay_params_file'), {
-            'output': value('output'), 'database': value('database')}],
+            'output': value('output'), 'database': value('database'),
+            'bag': value('bag'), 'image_topic': image}],
         remappings=[('ground_truth/pose', truth), ('camera_info', f'{camera}/camera_info')],
         # Interrupted at the bag's end, it draws for seconds: never a signal above that.
         sigterm_timeout=FAR)

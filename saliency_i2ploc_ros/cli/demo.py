@@ -18,9 +18,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..storage import read_json, shared_directory
+from ..progress import console
+from ..storage import read_json, shared_directory, write_json
 
-NODES = 'saliency_i2ploc_ros.ros'
+CAMERA = '/kitti360/image_00'
+MARK = 'demo.json'
 REPLAY_TIMEOUT_S = 600.0
 
 
@@ -54,55 +56,73 @@ def command(
     from ..data.readers import open_drive
     from ..data.submaps import submaps_of_drive
     from ..encoders.files import load_model
+    from ..evaluation.report import summary_table
     from ..mapping.builder import build_database
 
     model_path = model or shared_directory('models') / 'city'
     encoder = load_model(model_path)
-    if out.exists():
-        shutil.rmtree(out)
-    _step(1, 'a city nobody has seen: '
+    clear(out)
+    started = time.monotonic()
+
+    def step(number: int, what: str) -> None:
+        console.print(f'[bold]{number}/4[/bold] {time.monotonic() - started:3.0f} s  {what}',
+                      highlight=False)
+
+    step(1, 'a city nobody has seen: '
              f'seed {seed}, {length:.0f} m, two drives in different light and traffic')
-    names = generate_city(out / 'city', seed, traversals=2, length_m=length)
+    names = generate_city(out / 'city', seed, traversals=2, length_m=length, scan_every=2)
     mapped, driven = (open_drive(out / 'city', name) for name in names)
 
-    _step(2, 'its map: the scans of the first drive, as submaps, as descriptors')
+    step(2, 'its map: the scans of the first drive, as submaps, as descriptors')
     store = submaps_of_drive(mapped, encoder.config.submap, cache=out / 'cache')
     database = build_database(store, encoder, out / 'map')
 
-    _step(3, f'the second drive as a bag of {len(driven.cameras["image_00"])} images')
+    step(3, f'the second drive as a bag of {len(driven.cameras["image_00"])} images')
     write_bag(replace(driven, lidar=None), out / 'bag')
 
-    _step(4, f'localizer, evaluator and replay as processes, in ROS domain {domain}')
+    step(4, f'localizer, evaluator and replay as processes, in ROS domain {domain}')
     run_nodes(out, model_path, driven.cameras['image_00'].T_base_sensor, rate, domain)
 
     summary = read_json(out / 'results' / 'summary.json')
-    from ..evaluation.report import summary_table
-    from ..progress import console
     console.print(summary_table(summary))
-    typer.echo(f'picture: {out / "results" / "overview.png"}')
-    typer.echo(last_line(summary, len(database)))
+    typer.echo(f'{time.monotonic() - started:.0f} s in all; '
+               f'picture: {out / "results" / "overview.png"}')
+    typer.echo(last_line(summary, seed, len(database.descriptors)))
+
+
+def clear(out: Path) -> None:
+    """Make an empty folder for a demo; what is there goes only if it was a demo's."""
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f'{out} exists and is not the folder of a demo: name another one')
+    if out.exists():
+        shutil.rmtree(out)
+    write_json(out / MARK, {'made by': 'i2ploc demo'})
 
 
 def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: int) -> None:
     """
     Replay `out`/bag through localizer and evaluator; the results are in `out`/results.
 
-    Their logs are in `out`/logs. A node that fails is an InputError that shows its last lines.
+    T_base_camera: (4, 4). Their logs are in `out`/logs. A node that fails is an InputError that
+    shows its last lines.
     """
     from ..geometry.poses import to_quaternion
 
-    extrinsics = [*T_base_camera[:3, 3], *to_quaternion(T_base_camera)]
-    remaps = ['image:=/kitti360/image_00/image_rect',
-              'camera_info:=/kitti360/image_00/camera_info',
-              'ground_truth/pose:=/kitti360/ground_truth/pose']
+    extrinsics = [float(v) for v in (*T_base_camera[:3, 3], *to_quaternion(T_base_camera))]
+    image, truth = f'{CAMERA}/image_rect', '/kitti360/ground_truth/pose'
+    remaps = [f'image:={image}', f'camera_info:={CAMERA}/camera_info',
+              f'ground_truth/pose:={truth}']
     with ExitStack() as stack:
         def start(node: str, **parameters: Any) -> subprocess.Popen[bytes]:
-            return stack.enter_context(_node(out / 'logs', node, domain, remaps, parameters))
+            process = _node(out / 'logs', node, domain, remaps, parameters)
+            stack.callback(_end, process)
+            return process
 
         localizer = start('localizer', model=str(model), database=str(out / 'map'),
-                          camera_extrinsics=[float(v) for v in extrinsics])
-        evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'))
-        replay = start('replay', bag=str(out / 'bag'), rate=rate)
+                          camera_extrinsics=extrinsics, use_sim_time=True)
+        evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'),
+                          bag=str(out / 'bag'), image_topic=image)
+        replay = start('replay', bag=str(out / 'bag'), rate=rate, wait_for=f'{image} {truth}')
         deadline = time.monotonic() + REPLAY_TIMEOUT_S
         while replay.poll() is None and time.monotonic() < deadline:
             for name, process in (('localizer', localizer), ('evaluator', evaluator)):
@@ -121,7 +141,7 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
 def _node(
     logs: Path, name: str, domain: int, remaps: list[str], parameters: dict[str, Any],
 ) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, '-m', f'{NODES}.{name}_node', '--ros-args']
+    arguments = [sys.executable, '-m', f'saliency_i2ploc_ros.ros.{name}_node', '--ros-args']
     for remap in remaps:
         arguments += ['-r', remap]
     for key, value in parameters.items():
@@ -133,17 +153,24 @@ def _node(
         return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
 def _failed(logs: Path, name: str) -> InputError:
-    tail = (logs / f'{name}.log').read_text(errors='replace').strip().splitlines()[-8:]
-    return InputError(f'the {name} node failed; the end of {logs / name}.log:\n  '
-                      + '\n  '.join(tail))
+    # What stops the others is mostly the localizer's: its last words are shown beside theirs.
+    tails = [f'{node}: {line}' for node in dict.fromkeys((name, 'localizer'))
+             for line in (logs / f'{node}.log').read_text(errors='replace').splitlines()[-3:]]
+    return InputError(f'the {name} node failed; more is in {logs}:\n  ' + '\n  '.join(tails))
 
 
-def last_line(summary: dict[str, Any], places: int) -> str:
+def last_line(summary: dict[str, Any], seed: int, places: int) -> str:
     """Return the demo's figures in one line, for people and for scripts."""
     recall, errors = summary['recall']['at'], summary['errors']['position_m']
     figures = {
-        'seed': summary['provenance'].get('seed'),
+        'seed': seed,
         'images': summary['coverage']['images_in'],
         'fixes': summary['coverage']['accepted'],
         'places': places,
@@ -153,8 +180,3 @@ def last_line(summary: dict[str, Any], places: int) -> str:
         'latency_p95_ms': f'{summary["latency_ms"]["total"]["p95"]:.1f}',
     }
     return 'demo: ' + ' '.join(f'{name}={value}' for name, value in figures.items())
-
-
-def _step(number: int, what: str) -> None:
-    from ..progress import console
-    console.print(f'[bold]{number}/4[/bold] {what}', highlight=False)

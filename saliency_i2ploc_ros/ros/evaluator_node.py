@@ -22,10 +22,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from .. import __version__
+from ..data.bags import BagReader
 from ..data.drive import Trajectory
 from ..errors import InputError
 from ..evaluation.report import write_report
@@ -33,7 +35,7 @@ from ..evaluation.summary import NO_TRUTH, Record
 from ..mapping.database import PlaceDatabase
 from ..storage import atomic_file, write_json
 from . import parameters
-from .conversions import message_to_pose, stamp_of
+from .conversions import compressed_to_rgb, image_to_rgb, message_to_pose, stamp_of
 
 FAILED = 2  # exit code where a threshold is missed
 
@@ -130,6 +132,18 @@ class Evaluator(Node):
             milliseconds=answer['milliseconds'], truth=np.array(truth),
             places=np.array([c['place'] for c in answer['candidates']], np.int64))
 
+    def _image_of(self, record: Record) -> NDArray[np.uint8] | None:
+        if not self.given['bag'] or not self.given['image_topic']:
+            return None
+        with BagReader(Path(self.given['bag'])) as bag:
+            for stored in bag.messages([self.given['image_topic']]):
+                compressed = stored.type_name.endswith('CompressedImage')
+                message = deserialize_message(stored.data,
+                                              CompressedImage if compressed else Image)
+                if stamp_of(message.header) == record.stamp_ns:
+                    return compressed_to_rgb(message) if compressed else image_to_rgb(message)
+        return None
+
     def write(self) -> list[str]:
         """Write the report into the folder `output`; return what missed its threshold."""
         out, records = Path(self.given['output']), self.records()
@@ -137,7 +151,7 @@ class Evaluator(Node):
             'version': __version__, 'command': sys.argv, 'parameters': self.given,
             'database_identity': self.database.identity, 'run': 'live, through ROS topics'}
         images_in = max(len(self.images), len(records))
-        summary = write_report(out, records, self.database, lambda _: None, provenance, images_in)
+        summary = write_report(out, records, self.database, self._image_of, provenance, images_in)
         failures = verdict(summary, self.given)
         summary['verdict'] = {'passed': not failures, 'failures': failures}
         write_json(out / 'summary.json', summary)

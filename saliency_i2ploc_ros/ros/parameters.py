@@ -194,6 +194,8 @@ REPLAY: tuple[Setting, ...] = (
 EVALUATOR: tuple[Setting, ...] = (
     Setting('output', '', 'folder for summary.json, TUM files and pictures; needed'),
     Setting('database', '', 'folder of the place database, for recall; needed'),
+    Setting('bag', '', 'the replayed bag, whose images the pictures show; empty: no images'),
+    Setting('image_topic', '', 'topic of the images in that bag'),
     Setting('max_gap_s', 1.0, 'ground truth is interpolated over gaps up to this',
             low=0.0, high=60.0),
     Setting('idle_timeout_s', 0.0, 'end after this long without a message; 0.0: when interrupted',

@@ -270,7 +270,8 @@ def _export(
     task: TrainingTask, run: Path, step: int, metrics: dict[str, float], config: TrainingConfig,
 ) -> None:
     save_model(task.encoder, run / 'model', {
-        'step': step, 'temperature': round(float(task.temperature()), 5), 'held_out': {k: round(v, 4) for k, v in metrics.items()},
+        'step': step, 'temperature': round(float(task.temperature().detach()), 5),
+        'held_out': {k: round(v, 4) for k, v in metrics.items()},
         'seed': config.seed, 'commit': commit(), 'version': __version__})
 
 
