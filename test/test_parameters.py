@@ -12,6 +12,7 @@ import yaml
 
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
+from saliency_i2ploc_ros.ros import diagnostics
 from saliency_i2ploc_ros.ros.parameters import (
     AT_START,
     declare,
@@ -44,6 +45,15 @@ def make_node():
     for node in nodes:
         node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def test_the_pages_show_the_tables():
+    top = CONFIG.parent
+    readme, nodes = ((top / name).read_text() for name in ('README.md', 'docs/nodes.md'))
+    assert markdown(LOCALIZER) in readme, 'write markdown(LOCALIZER) into README.md'
+    for table in (REPLAY, EVALUATOR):
+        assert markdown(table) in nodes, 'write the tables into docs/nodes.md'
+    assert diagnostics.markdown() in nodes, 'write diagnostics.markdown() into docs/nodes.md'
 
 
 @pytest.mark.parametrize(('file', 'names'), [
