@@ -5,14 +5,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 package_name = 'saliency_i2ploc_ros'
+# colcon's symlink build runs a link to this file from a folder that has not all the others.
+HERE = Path(__file__).resolve().parent
 
 
 def share(folder: str) -> list[tuple[str, list[str]]]:
     """Every file below `folder`, laid out the same below share/<package>."""
     files: dict[str, list[str]] = {}
-    for path in sorted(Path(folder).rglob('*')):
+    for path in sorted((HERE / folder).rglob('*')):
         if path.is_file() and '__pycache__' not in path.parts:
-            files.setdefault(f'share/{package_name}/{path.parent}', []).append(str(path))
+            inside = path.relative_to(HERE)
+            files.setdefault(f'share/{package_name}/{inside.parent}', []).append(str(inside))
     return list(files.items())
 
 
@@ -20,7 +23,7 @@ setup(
     name=package_name,
     version='0.1.0',
     description='Camera image to global fix in a LiDAR map (SaliencyI2PLoc) for ROS 2',
-    long_description=Path('README.md').read_text(encoding='utf-8'),
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author='saliency_i2ploc_ros maintainers',
     maintainer='saliency_i2ploc_ros maintainers',
