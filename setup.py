@@ -40,7 +40,7 @@ setup(
         'torch>=2.2', 'numpy>=1.24', 'scipy>=1.10', 'faiss-cpu>=1.7.4', 'safetensors>=0.4',
         'pydantic>=2', 'typer>=0.9', 'rich>=12', 'pyyaml>=5.4', 'opencv-python-headless>=4.5',
         'rosbags>=0.10', 'matplotlib>=3.5', 'tensorboard>=2.10', 'laspy[lazrs]>=2.3',
-        'plyfile>=1.0', 'pypcd4>=1.0', 'trimesh>=4', 'embreex>=2.17', 'transforms3d>=0.4',
+        'plyfile>=1.0', 'pypcd4>=1.0', 'embreex>=2.17', 'transforms3d>=0.4',
     ],
     extras_require={'test': ['pytest>=7.4', 'pytest-timeout', 'hypothesis']},
     zip_safe=False,
