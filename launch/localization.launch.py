@@ -44,6 +44,9 @@ def generate_launch_description() -> LaunchDescription:
                               description='namespace of the camera, above image and camera_info'),
         DeclareLaunchArgument('image', default_value='image_rect',
                               description='name of the image topic below `camera`'),
+        DeclareLaunchArgument('reliable_images', default_value='false', choices=['true', 'false'],
+                              description='ask for images again that got lost; for bags, and for '
+                              'large images of a publisher that is reliable'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument('use_sim_time', default_value='false', choices=['true', 'false'],
                               description='take the time from /clock'),
@@ -63,6 +66,12 @@ def make_node(context) -> list:
     given = {name: value(name) if name in ('database', 'model') else yaml.safe_load(value(name))
              for name, _, _ in PARAMETERS if value(name)}
     camera = value('camera').rstrip('/')
+    if value('reliable_images') == 'true':
+        # QoS overrides go by the topic's whole name.
+        prefix = '' if camera.startswith('/') else f'/{value("namespace")}/'.replace('//', '/')
+        topic = f'{prefix}{camera}/{value("image")}'
+        for name in (topic, f'{topic}/compressed'):
+            given[f'qos_overrides.{name}.subscription.reliability'] = 'reliable'
     return [LifecycleNode(
         package='saliency_i2ploc_ros', executable='localizer', name='localizer',
         namespace=value('namespace'), output='screen',

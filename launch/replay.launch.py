@@ -75,7 +75,7 @@ def make_nodes(context) -> list:
             'database': value('database'), 'model': value('model'),
             'params_file': value('params_file'), 'camera': camera,
             'image': value('image'), 'image_transport': value('image_transport'),
-            'use_sim_time': 'true',
+            'use_sim_time': 'true', 'reliable_images': 'true',
             'camera_extrinsics': value('camera_extrinsics') or extrinsics_text(
                 value('bag'), f'{camera}/camera_info', value('base_frame')),
         }.items())

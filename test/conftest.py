@@ -3,4 +3,4 @@
 from importlib.util import find_spec
 
 collect_ignore = [] if find_spec('rclpy') else [
-    'test_conversions.py', 'test_parameters.py', 'test_nodes.py', 'launch']
+    'test_conversions.py', 'test_parameters.py', 'test_nodes.py', 'test_real_drive.py', 'launch']

@@ -119,7 +119,8 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
             return process
 
         localizer = start('localizer', model=str(model), database=str(out / 'map'),
-                          camera_extrinsics=extrinsics, use_sim_time=True)
+                          camera_extrinsics=extrinsics, use_sim_time=True,
+                          **{f'qos_overrides.{image}.subscription.reliability': 'reliable'})
         evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'),
                           bag=str(out / 'bag'), image_topic=image)
         replay = start('replay', bag=str(out / 'bag'), rate=rate, wait_for=f'{image} {truth}')

@@ -22,6 +22,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -65,19 +66,20 @@ class Evaluator(Node):
         self._timer = self.create_timer(
             0.1, self._begin, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _listen(self, kind: type, topic: str, callback: Any, reliable: bool = True) -> Any:
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        return self.create_subscription(kind, topic, callback,
-                                        QoSProfile(depth=1000, reliability=reliability))
+    def _listen(self, kind: type, topic: str, callback: Any) -> Any:
+        # Reliable, as bags are played: by best effort, poses beside large images get lost.
+        return self.create_subscription(
+            kind, topic, callback, QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
     def _begin(self) -> None:
         """Listen to the bag once the localizer is heard: replay waits for that."""
         if not all(self.count_publishers(topic) for topic in self._localizer_topics):
             return
         self.destroy_timer(self._timer)
-        self._listen(PoseStamped, 'ground_truth/pose', self._on_truth, reliable=False)
+        self._listen(PoseStamped, 'ground_truth/pose', self._on_truth)
         # One a frame and small: it tells how many images there were, also those that got lost.
-        self._listen(CameraInfo, 'camera_info', self._on_camera_info, reliable=False)
+        self._listen(CameraInfo, 'camera_info', self._on_camera_info)
         if self.given['idle_timeout_s'] > 0.0:
             self._timer = self.create_timer(
                 0.2, self._check_idle, clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -18,6 +18,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource  # n
 from launch_pytest.actions import ReadyToTest  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
+from rclpy.qos import ReliabilityPolicy  # noqa: E402
 import yaml  # noqa: E402
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
@@ -50,7 +51,7 @@ def bring_up(world):
     return LaunchDescription([
         *description('localization.launch.py', model=world / 'model', database=world / 'map',
                      params_file=world / 'lax.yaml', device='cpu', camera='/front',
-                     camera_extrinsics=EXTRINSICS, namespace='car'),
+                     camera_extrinsics=EXTRINSICS, namespace='car', reliable_images='true'),
         ReadyToTest()])
 
 
@@ -71,6 +72,10 @@ def test_the_node_comes_up_by_itself_and_arguments_beat_the_file():
         assert sim_time.bool_value is False
         assert list(mounting.double_array_value) == pytest.approx(EXTRINSICS)
         assert client.until(lambda: client.node.count_subscribers('/front/image_rect') == 1)
+        images, = client.node.get_subscriptions_info_by_topic('/front/image_rect')
+        assert images.qos_profile.reliability == ReliabilityPolicy.RELIABLE  # as was asked
+        infos, = client.node.get_subscriptions_info_by_topic('/front/camera_info')
+        assert infos.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
 
 def run(file: str, **arguments) -> int:
@@ -98,4 +103,5 @@ def test_a_replay_ends_with_its_bag_and_the_verdict(world, wanted, code):
                replay_params_file=limits) == code
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['coverage']['attempted'] == 6
+    assert (out / 'overview.png').is_file()
     assert summary['verdict']['passed'] is (code == 0)
