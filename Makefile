@@ -1,6 +1,8 @@
 # Two commands: `make demo` and `make test`. Both need Python 3.10 to 3.13 and make, nothing else.
 PYTHON ?= python3
 SEED ?= 1001
+# PyPI's build for Linux on x86-64 brings CUDA, some gigabytes. The CPU build alone:
+#   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 

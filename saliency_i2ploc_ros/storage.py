@@ -49,7 +49,7 @@ def atomic_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise InputError(f'{path} exists already: name another folder or pass --overwrite')
+        raise InputError(f'{path} exists already: name another folder, or let it be overwritten')
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

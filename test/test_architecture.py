@@ -45,6 +45,18 @@ def test_the_rooms_are_those_of_the_page():
     assert [room for room in listed if room in ROOMS][:len(ROOMS)] == list(ROOMS)
 
 
+def test_the_nodes_core_needs_no_library_of_the_offline_tool():
+    """What rosdep cannot install: without them a vehicle must localize all the same."""
+    code = (
+        'import sys\n'
+        'for name in ("laspy", "plyfile", "pypcd4", "embreex", "tensorboard", "matplotlib"):\n'
+        '    sys.modules[name] = None\n'
+        'import saliency_i2ploc_ros.localization.localizer\n'
+        'import saliency_i2ploc_ros.mapping.builder\n')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_core_imports_neither_ros_nor_the_data_rooms_torch():
     code = (
         'import sys, importlib, pkgutil\n'

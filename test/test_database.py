@@ -121,8 +121,10 @@ def test_another_model_or_preprocessing_is_refused(made):
 
 @pytest.mark.parametrize('key,value,match', [
     ('format', 2, 'update this package'), ('format', 0, 'no map has'),
-    ('metric', 'euclidean', 'no map has'), ('dimension', 15, 'do not fit'),
-    ('places', 39, 'do not fit'), ('places', 'many', 'places'), ('origin', [0, 0], 'origin'),
+    ('metric', 'euclidean', 'no map has'), ('dimension', 15, 'was altered'),
+    ('places', 39, 'was altered'), ('spacing_m', 0.001, 'was altered'),
+    ('origin', [5000.0, 0.0, 0.0], 'was altered'), ('schema_hash', 'f' * 16, 'was altered'),
+    ('places', 'many', 'places'), ('origin', [0, 0], 'origin'),
     ('origin', [0, float('nan'), 0], 'schema'), ('arrays', {}, 'no map has'),
     ('surprise', 1, 'surprise'), ('encoder_hash', None, 'encoder_hash')])
 def test_schemas_that_do_not_hold_are_refused(copy, key, value, match):
@@ -172,7 +174,7 @@ def test_what_is_no_map_is_not_written(tmp_path):
 
 def test_writing_is_all_or_nothing(copy, monkeypatch):
     before = {p.name: p.read_bytes() for p in copy.iterdir()}
-    with pytest.raises(InputError, match='--overwrite'):
+    with pytest.raises(InputError, match='exists already'):
         write_database(copy, unit(N, 5), POSES, CLOUDS, **MADE_BY)
 
     def full(path, array):

@@ -62,7 +62,7 @@ def test_colcon_builds_and_installs(source, options):
 def test_pip_installs_without_ros(source, tmp_path):
     target = tmp_path / 'prefix'
     run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation',
-        '--no-index', '--prefix', target, source, cwd=tmp_path)
+        '--no-index', '--ignore-installed', '--prefix', target, source, cwd=tmp_path)
     installed = next(target.glob('lib/python*/site-packages'))
     code = (f'import sys; sys.path.insert(0, {str(installed)!r})\n'
             'from saliency_i2ploc_ros.storage import shared_directory\n'
@@ -96,3 +96,13 @@ def test_every_imported_library_is_declared():
             assert re.search(rf'pip install .*\b{name}\b', readme), name
         else:
             assert {name, rosdep.get(name, f'python3-{name}')} & keys, name
+
+
+def test_the_pages_hold_no_gaps_and_no_dead_links():
+    for page in (TOP / 'README.md', TOP / 'CONTRIBUTING.md', *sorted((TOP / 'docs').glob('*.md')),
+                 *sorted((TOP / 'models').rglob('*.md'))):
+        text = page.read_text(encoding='utf-8')
+        assert not re.search(r'@[A-Z_]+@', text), f'{page.name} has a gap'
+        for link in re.findall(r'\]\(([^)#]+)', text):
+            if '://' not in link:
+                assert (page.parent / link).exists(), f'{page.name} links to {link}'

@@ -189,6 +189,25 @@ def test_a_post_ahead_left_is_at_plus_x_plus_y(tmp_path):
     np.testing.assert_array_equal(store[0].T_map_base, T)
 
 
+@pytest.mark.parametrize('road_z', [0.0, -1.05])
+def test_the_road_is_found_below_base_link(tmp_path, road_z):
+    """Whatever height base_link has, and whatever stands beside or hangs over the road."""
+    rng = np.random.default_rng(0)
+    road = np.column_stack([rng.uniform(-30, 30, (4000, 2)), rng.normal(road_z, 0.02, 4000)])
+    walls = np.column_stack([rng.uniform(-30, 30, 3000), rng.choice([-6.0, 6.0], 3000),
+                             rng.uniform(road_z, road_z + 9.0, 3000)])
+    bridge = np.column_stack([rng.uniform(-2, 2, 100), rng.uniform(-9, 9, 100),
+                              np.full(100, road_z + 5.0)])
+    T = planar(500.0, 80.0, 1.0, 30.0)
+    points = np.concatenate([road, walls, bridge])
+    drive, _ = drive_of(tmp_path / 'drive', T[None], [seen(apply(T, points), T)])
+    store = submaps_of_drive(drive, EVERYTHING, tmp_path / 'cache')
+    assert store.ground_z_m == pytest.approx(road_z, abs=0.02)
+    np.testing.assert_allclose(store.above_ground(0)[:, 2], store.points(0)[:, 2] - road_z,
+                               atol=0.03)
+    np.testing.assert_array_equal(store.above_ground(0)[:, :2], store.points(0)[:, :2])
+
+
 @pytest.mark.parametrize('size_m', [40.0, 100.0])
 def test_submaps_hold_exactly_the_square_about_the_pose(tmp_path, size_m):
     rng = np.random.default_rng(6)

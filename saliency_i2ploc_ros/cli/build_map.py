@@ -37,7 +37,6 @@ def command(
         help='Folder of the model; default: the shipped one.')] = None,
     spacing: Annotated[float | None, typer.Option(
         help="Distance between places, metres; default: the model's.")] = None,
-    map_frame: Annotated[str, typer.Option(help="Name of the map's frame in ROS.")] = 'map',
     picture: Annotated[Path | None, typer.Option(
         help='Picture (PNG) of the map from above, with its places.')] = None,
     overwrite: Annotated[bool, typer.Option(
@@ -59,7 +58,7 @@ def command(
     loaded = load_model(model or shared_directory('models') / 'city')
     config = with_spacing(loaded.config.submap, spacing)
     store = submaps(root, drive, cloud, trajectory, scale, config)
-    database = build_database(store, loaded.to(on_device(device)), out, overwrite, map_frame)
+    database = build_database(store, loaded.to(on_device(device)), out, overwrite)
     schema = database.schema
     typer.echo(f'{out}: {schema.places} places every {schema.spacing_m:g} m of {schema.source}, '
                f'{schema.skipped} left out, model {schema.model_name} {schema.encoder_hash}')

@@ -38,8 +38,8 @@ def command(
     rate: Annotated[float, typer.Option(
         min=0.0, help='Speed of the replay; 0: the next image when the last one is answered.',
     )] = 0.0,
-    domain: Annotated[int, typer.Option(
-        min=0, max=101, help='ROS_DOMAIN_ID of the nodes.')] = 87,
+    domain: Annotated[int | None, typer.Option(
+        min=0, max=101, help='ROS_DOMAIN_ID of the nodes; default: one of 1 to 100.')] = None,
 ) -> None:
     """
     Generate a city, map it, and localize another drive through it with the ROS 2 nodes.
@@ -63,6 +63,8 @@ def command(
     encoder = load_model(model_path)
     clear(out)
     started = time.monotonic()
+    # Two demos on one host should not hear each other.
+    domain = 1 + os.getpid() % 100 if domain is None else domain
 
     def step(number: int, what: str) -> None:
         console.print(f'[bold]{number}/4[/bold] {time.monotonic() - started:3.0f} s  {what}',
@@ -169,15 +171,16 @@ def _failed(logs: Path, name: str) -> InputError:
 
 def last_line(summary: dict[str, Any], seed: int, places: int) -> str:
     """Return the demo's figures in one line, for people and for scripts."""
-    recall, errors = summary['recall']['at'], summary['errors']['position_m']
+    errors, latency = summary['errors']['position_m'], summary['latency_ms'].get('total')
+    first = summary['recall']['at']['1'] if summary['recall'] else {}
     figures = {
-        'seed': seed,
-        'images': summary['coverage']['images_in'],
-        'fixes': summary['coverage']['accepted'],
-        'places': places,
-        'recall@1': f'{recall["1"]["recall"]:.3f}',
-        'chance': f'{recall["1"]["chance"]:.3f}',
-        'error_p50_m': f'{errors["median"]:.2f}' if errors else 'none',
-        'latency_p95_ms': f'{summary["latency_ms"]["total"]["p95"]:.1f}',
-    }
+        'images': summary['coverage']['images_in'], 'fixes': summary['coverage']['accepted'],
+        'recall@1': _figure(first.get('recall'), 3), 'chance': _figure(first.get('chance'), 3),
+        'error_p50_m': _figure(errors and errors['median'], 2),
+        'latency_p95_ms': _figure(latency and latency['p95'], 1),
+        'places': places, 'seed': seed}
     return 'demo: ' + ' '.join(f'{name}={value}' for name, value in figures.items())
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return 'none' if value is None else f'{value:.{digits}f}'

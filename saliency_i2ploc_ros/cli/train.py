@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,9 @@ def command(
     held_out: Annotated[list[Path], typer.Option(
         help='Data sets that are only asked, for the recall while it runs.')] = [],  # noqa: B006
     drive: Annotated[list[str], typer.Option(
-        help='Use only these drives of the roots (repeat the option).')] = [],  # noqa: B006
+        help='Train on these drives only (repeat the option).')] = [],  # noqa: B006
+    held_out_drive: Annotated[list[str], typer.Option(
+        help='Ask these drives only (repeat the option).')] = [],  # noqa: B006
     preset: Annotated[str, typer.Option(help='The encoders: city or paper.')] = 'city',
     init: Annotated[Path | None, typer.Option(
         help='Weights to begin with: a model folder, or a safetensors file of a timm ViT for the '
@@ -40,19 +43,30 @@ def command(
 
     recipe: dict[str, Any] = {'model': preset_config(preset),
                               'sites': sites_of(roots, drive),
-                              'held_out': sites_of(held_out, drive)}
+                              'held_out': sites_of(held_out, held_out_drive)}
     for item in setting:
-        name, equals, value = item.partition('=')
-        if not equals:
-            raise InputError(f'--set {item}: write it as NAME=VALUE')
-        target = recipe
-        *parents, last = name.split('.')
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(value)
+        put(recipe, item)
     config = checked(TrainingConfig, recipe)
+    if both := config.drives(config.sites) & config.drives(config.held_out):
+        raise InputError(f'{min(both)[1]} is trained on and held out: name drives with '
+                         '--drive and --held-out-drive')
     model = train(config, out, resume, init)
     typer.echo(model)
+
+
+def put(recipe: dict[str, Any], item: str) -> None:
+    """Set what `item` says ('model.image.depth=6') in a recipe of nested dicts."""
+    name, equals, text = item.partition('=')
+    *parents, last = name.split('.')
+    target: Any = recipe
+    for parent in parents:
+        target = target.get(parent) if isinstance(target, dict) else None
+    if not equals or not last or not isinstance(target, dict):
+        raise InputError(f'--set {item}: write it as NAME=VALUE, with the name of a setting')
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f'--set {item}: {text!r} is no value that YAML knows') from error
 
 
 def preset_config(name: str) -> dict[str, Any]:
@@ -79,22 +93,30 @@ def sites_of(roots: list[Path], only: list[str]) -> list[dict[str, Any]]:
 
     A root with a city.json is one site whose first drive is the map; in any other data set each
     drive is a site of its own; a folder that is no data set is searched one level down.
+    only: names of drives, or their numbers; empty: all.
     """
+    from ..data.kitti_files import is_named
     from ..data.readers import drive_names, is_data_set
     sites = []
-    for given in roots:
-        if not given.is_dir():
-            raise InputError(f'{given} is not a folder: name a data set to train on')
-        found = [given] if is_data_set(given) else sorted(
-            path for path in given.iterdir()
-            if path.is_dir() and not path.name.startswith('.') and is_data_set(path))
-        if not found:
-            raise InputError(f'neither {given} nor a folder in it is a data set: '
-                             'make cities with `i2ploc city`')
-        for root in found:
-            names = [name for name in drive_names(root) if not only or name in only]
-            maps = names[:1] if (root / 'city.json').is_file() else names
-            for name in maps:
-                asked = names if (root / 'city.json').is_file() else [name]
-                sites.append({'root': str(root), 'map_drive': name, 'query_drives': asked})
+    for root in (found for given in roots for found in _data_sets(given, is_data_set)):
+        names = [name for name in drive_names(root)
+                 if not only or any(is_named(name, wanted) for wanted in only)]
+        one_map = (root / 'city.json').is_file()
+        for name in names[:1] if one_map else names:
+            sites.append({'root': str(root), 'map_drive': name,
+                          'query_drives': names if one_map else [name]})
+    if roots and not sites:
+        raise InputError(f'none of {", ".join(map(str, roots))} has a drive {" or ".join(only)}')
     return sites
+
+
+def _data_sets(given: Path, is_data_set: Callable[[Path], bool]) -> list[Path]:
+    if not given.is_dir():
+        raise InputError(f'{given} is not a folder: name a data set to train on')
+    found = [given] if is_data_set(given) else sorted(
+        path for path in given.iterdir()
+        if path.is_dir() and not path.name.startswith('.') and is_data_set(path))
+    if not found:
+        raise InputError(f'neither {given} nor a folder in it is a data set: '
+                         'make cities with `i2ploc city`')
+    return found

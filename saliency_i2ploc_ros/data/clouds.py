@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import laspy
 import numpy as np
 from numpy.typing import NDArray
-from plyfile import PlyData
-from pypcd4 import PointCloud
 
 from ..errors import InputError
 
@@ -58,6 +55,9 @@ def chunks(path: Path) -> Iterator[Chunk]:
             yield points[finite], None if intensity is None else intensity[finite]
     except (InputError, MemoryError):
         raise
+    except ImportError as error:
+        raise InputError(f'reading {suffix[1:].upper()} files needs {error.name}: '
+                         f'pip install {error.name}') from error
     except Exception as error:  # The three libraries raise whatever a broken file leads to.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f'{path} cannot be read as {suffix[1:].upper()} ({reason}): '
@@ -67,6 +67,8 @@ def chunks(path: Path) -> Iterator[Chunk]:
 
 
 def _las(path: Path) -> Iterator[Chunk]:
+    import laspy  # Each of the three libraries is needed only where its files are read.
+
     with laspy.open(path) as file:
         read = 0
         for part in file.chunk_iterator(_CHUNK):
@@ -80,6 +82,8 @@ def _las(path: Path) -> Iterator[Chunk]:
 
 
 def _pcd(path: Path) -> Iterator[Chunk]:
+    from pypcd4 import PointCloud
+
     cloud = PointCloud.from_path(path)
     rows = np.atleast_1d(cloud.pc_data)
     _same_count(path, len(rows), cloud.metadata.points)
@@ -87,6 +91,8 @@ def _pcd(path: Path) -> Iterator[Chunk]:
 
 
 def _ply(path: Path) -> Iterator[Chunk]:
+    from plyfile import PlyData
+
     elements = {element.name: element for element in PlyData.read(path).elements}
     if 'vertex' not in elements:
         raise InputError(f"{path} has no element 'vertex': it is not a point cloud")

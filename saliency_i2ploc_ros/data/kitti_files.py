@@ -196,11 +196,16 @@ def choose_drive(names: Iterable[str], name: str | None, place: str) -> str:
         if len(known) == 1:
             return known[0]
         raise InputError(f'{place} holds {len(known)} drives, name one of them: {_some(known)}')
-    meant = [k for k in known if k == name] or [k for k in known if f'_drive_{name}_' in k]
+    meant = [k for k in known if k == name] or [k for k in known if is_named(k, name)]
     if len(meant) != 1:
         raise InputError(f'{place} has {"no" if not meant else "more than one"} drive {name!r}: '
                          f'it has {_some(known)}')
     return meant[0]
+
+
+def is_named(drive: str, name: str) -> bool:
+    """Tell whether `name` means this drive: its whole name, or its number alone."""
+    return drive == name or f'_drive_{name}_' in drive
 
 
 def _some(names: list[str]) -> str:

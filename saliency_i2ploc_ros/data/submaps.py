@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 import hashlib
 import io
 from pathlib import Path
@@ -39,6 +40,8 @@ from .labels import DYNAMIC
 from .trajectories import read_trajectory
 
 FORMAT = 1
+# Where the road is looked for about a pose, in how many submaps, and from how many points.
+ROAD_AHEAD_M, ROAD_ASIDE_M, ROAD_SAMPLE, ROAD_POINTS = 8.0, 1.5, 64, 20
 
 
 class SubmapConfig(BaseModel):
@@ -131,6 +134,26 @@ class SubmapStore:
     def points(self, index: int) -> NDArray[np.float32]:
         """Return submap `index`'s points (n, 3) in the vehicle frame of its pose."""
         return self._points[self._offsets[index]:self._offsets[index + 1]]
+
+    @cached_property
+    def ground_z_m(self) -> float:
+        """
+        Return the height of the road in base_link, metres; 0 where no submap shows it.
+
+        base_link stands at a height of its own in each data set: on the road in the city, at the
+        IMU a metre above it in KITTI. It is the median of what lies in the vehicle's own way.
+        """
+        heights = []
+        for i in np.unique(np.linspace(0, len(self) - 1, ROAD_SAMPLE).astype(int)):
+            p = self.points(i)
+            way = p[(np.abs(p[:, 0]) < ROAD_AHEAD_M) & (np.abs(p[:, 1]) < ROAD_ASIDE_M), 2]
+            if len(way) >= ROAD_POINTS:
+                heights.append(float(np.median(way)))
+        return float(np.median(heights)) if heights else 0.0
+
+    def above_ground(self, index: int) -> NDArray[np.float32]:
+        """Return submap `index`'s points (n, 3), with z from the road instead of base_link."""
+        return self.points(index) - np.array([0.0, 0.0, self.ground_z_m], np.float32)
 
     def __getitem__(self, index: int) -> Submap:
         if not -len(self) <= index < len(self):

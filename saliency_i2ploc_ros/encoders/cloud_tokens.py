@@ -38,7 +38,7 @@ class CloudTokens(NamedTuple):
 
 def cloud_tokens(points: Floats, config: TokenConfig) -> CloudTokens:
     """
-    Return the tokens of a submap's points (n, 3), metres in the vehicle frame.
+    Return the tokens of a submap's points (n, 3), metres in the vehicle frame, z from the road.
 
     Cropped, reduced to `config.points`, then `config.centres` by farthest point sampling and
     around each its nearest `config.neighbours`. Too few points for that: some come repeatedly.
@@ -83,7 +83,7 @@ def usable_points(points: Floats, config: TokenConfig) -> tuple[Floats, Floats]:
 
 def to_spherical(points: Floats, sensor_height_m: float) -> Floats:
     """
-    Return points (n, 3) as (azimuth, elevation, ln(range / 10 m)) seen from above base_link.
+    Return points (n, 3) as (azimuth, elevation, ln(range / 10 m)) seen from above the road.
 
     Azimuth is 0 ahead and grows to the left, elevation is 0 level and grows upwards, in radians.
     The natural logarithm makes the three comparable without a scale to choose: near the horizon

@@ -72,7 +72,7 @@ class TokenConfig(_Config):
     frame, or 'spherical' azimuth, elevation and log range about the sensor. field_of_view_deg:
     only points within this azimuth, centred on straight ahead. elevation_deg: only between these.
     visible_only: only the nearest point of each cell_deg x cell_deg cell, as one look from the
-    sensor would see. sensor_height_m: of the point from which all this is seen, above base_link.
+    sensor would see. sensor_height_m: of the point from which all this is seen, above the road.
     points: kept at most. centres, neighbours: groups, and points in each.
     """
 

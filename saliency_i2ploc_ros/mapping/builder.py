@@ -54,7 +54,7 @@ def _encode(store: SubmapStore, model: DualEncoder, batch: int) -> EncodedSubmap
     waiting: list[CloudTokens] = []
     for i in track(range(len(store)), f'descriptors of {store.name}'):
         try:
-            waiting.append(cloud_tokens(store.points(i), config.cloud.tokens))
+            waiting.append(cloud_tokens(store.above_ground(i), config.cloud.tokens))
             indices.append(i)
         except InputError as error:
             _log.debug('submap %d: %s', i, error)
@@ -75,7 +75,7 @@ def _descriptors(tokens: list[CloudTokens], model: DualEncoder) -> NDArray[np.fl
 
 def build_database(
     store: SubmapStore, model: DualEncoder, path: Path, overwrite: bool = False,
-    map_frame: str = 'map', batch: int = _BATCH,
+    batch: int = _BATCH,
 ) -> PlaceDatabase:
     """
     Encode the submaps and write them as a place database; return it, opened.
@@ -105,5 +105,5 @@ def build_database(
         encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
         model_name=model.config.name, submap=store.config.model_dump(mode='json'),
         spacing_m=store.config.spacing_m, source=store.name, submaps_key=store.key,
-        skipped=skipped + store.skipped, map_frame=map_frame, overwrite=overwrite)
+        skipped=skipped + store.skipped, overwrite=overwrite)
     return PlaceDatabase.open(path)

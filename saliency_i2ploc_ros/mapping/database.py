@@ -58,12 +58,14 @@ class Schema(BaseModel):
     preprocessing_hash: str
     submap: dict[str, Any]
     spacing_m: float
-    map_frame: str
     origin: tuple[float, float, float]
     source: str
     submaps_key: str
     skipped: int
     arrays: dict[str, str]
+
+
+SEAL = 'schema_hash'  # key of the content hash of all else in schema.json
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def write_database(
     path: Path, descriptors: NDArray[np.float32], T_map_base: NDArray[np.float64],
     clouds: Sequence[NDArray[np.float32]], *, encoder_hash: str, preprocessing_hash: str,
     model_name: str, submap: dict[str, Any], spacing_m: float, source: str = '',
-    submaps_key: str = '', skipped: int = 0, map_frame: str = 'map', overwrite: bool = False,
+    submaps_key: str = '', skipped: int = 0, overwrite: bool = False,
 ) -> None:
     """
     Write a database of n places, atomically.
@@ -194,10 +196,11 @@ def write_database(
             format=FORMAT, created_by=f'saliency_i2ploc_ros {__version__}, numpy {np.__version__}',
             places=n, dimension=descriptors.shape[1], metric='cosine', model_name=model_name,
             encoder_hash=encoder_hash, preprocessing_hash=preprocessing_hash, submap=submap,
-            spacing_m=spacing_m, map_frame=map_frame, origin=tuple(origin.tolist()),
+            spacing_m=spacing_m, origin=tuple(origin.tolist()),
             source=source, submaps_key=submaps_key, skipped=skipped,
             arrays={name: sha256_file(folder / name) for name in ARRAYS})
-        write_json(folder / 'schema.json', schema.model_dump(mode='json'))
+        written = schema.model_dump(mode='json')
+        write_json(folder / 'schema.json', {**written, SEAL: content_hash(written)})
 
 
 def _read_schema(path: Path) -> Schema:
@@ -209,6 +212,7 @@ def _read_schema(path: Path) -> Schema:
     if isinstance(found, int) and found > FORMAT:
         raise InputError(f'the map {path} is of format {found} and this version reads up to '
                          f'{FORMAT}: update this package, or {REBUILD}')
+    seal = raw.pop(SEAL, None) if isinstance(raw, dict) else None
     try:
         # From JSON, not from Python values, since JSON has no tuples.
         schema = Schema.model_validate_json(json.dumps(raw), strict=True)
@@ -221,6 +225,9 @@ def _read_schema(path: Path) -> Schema:
             or schema.places < 1 or schema.dimension < 1
             or not np.isfinite([*schema.origin, schema.spacing_m]).all()):
         raise InputError(f'{path / "schema.json"} holds values that no map has: {REBUILD}')
+    if content_hash(schema.model_dump(mode='json')) != seal:
+        raise InputError(f'{path / "schema.json"} was altered since the map was written: copy the '
+                         f'map again, or {REBUILD}')
     return schema
 
 

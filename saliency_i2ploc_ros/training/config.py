@@ -31,7 +31,7 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid')
 
     model: ModelConfig
-    sites: tuple[Site, ...]
+    sites: tuple[Site, ...] = Field(min_length=1)
     held_out: tuple[Site, ...] = ()
     seed: int = 0
     steps: int = Field(10_000, ge=1)
@@ -61,3 +61,9 @@ class TrainingConfig(BaseModel):
     evaluate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     threads: int = Field(2, ge=1)
+
+    @staticmethod
+    def drives(sites: tuple[Site, ...]) -> set[tuple[str, str]]:
+        """Return root and name of every drive in these sites."""
+        return {(site.root, name) for site in sites
+                for name in (site.map_drive, *site.query_drives)}

@@ -8,11 +8,12 @@ under a hash of what made it; augmentation then turns and shifts the prepared ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from ..data.drive import Drive
 from ..data.readers import open_drive
@@ -26,7 +27,7 @@ from ..progress import track
 from ..storage import atomic_directory, cache_directory, content_hash, write_json
 from .config import Site, TrainingConfig
 
-FORMAT = 1  # of the cached arrays; raised when what is computed changes
+FORMAT = 2  # of the cached arrays; raised when what is computed changes
 BINS_PER_COLUMN = 4  # azimuth bins of the geometry profile under one column of image tokens
 
 
@@ -35,10 +36,9 @@ class PreparedSite:
     """
     One site's images and submaps, ready for the encoders, and which belong together.
 
-    images (n, h, w, 3) uint8; image_xy (n, 2), image_yaw (n,) float64; groups (m, G, K, 3) and
-    centres (m, G, 3) float32; profiles (m, bins, 2) float32; submap_xy (m, 2), submap_yaw (m,);
-    candidates: for each image that has a pair, the submaps that count as its own place;
-    held: indices (q,) of those images.
+    images (n, h, w, 3) uint8; image_xy (n, 2) float64; groups (m, G, K, 3) and centres (m, G, 3)
+    float32; profiles (m, bins, 2) float32; submap_xy (m, 2); paired: indices (q,) of the images
+    that have a place in the map; candidates: for each of those, the submaps that count as it.
     """
 
     images: NDArray[np.uint8]
@@ -68,18 +68,19 @@ def prepare_site(site: Site, config: TrainingConfig, camera: str | None = None) 
 
     parts = [prepared_images(open_drive(Path(site.root), name), config.model.image, camera)
              for name in site.query_drives]
-    images = np.concatenate([images for images, _ in parts])
+    # One drive's stay on disk, memory-mapped.
+    images = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
     poses = np.concatenate([poses for _, poses in parts])
 
-    apart = np.linalg.norm(poses[:, None, :2, 3] - submap_xy[None], axis=-1)
-    turned = np.abs(wrap(yaw_of(poses)[:, None] - submap_yaw[None]))
-    fits = (apart <= config.pair_m) & (turned <= np.radians(config.pair_deg))
-    paired = np.flatnonzero(fits.any(1))
+    near = cKDTree(submap_xy).query_ball_point(poses[:, :2, 3], config.pair_m)
+    alike = [np.array([j for j in sorted(places) if abs(wrap(yaw - submap_yaw[j])) <= np.radians(
+        config.pair_deg)], np.int64) for places, yaw in zip(near, yaw_of(poses), strict=True)]
+    paired = np.flatnonzero([len(places) > 0 for places in alike])
     if len(paired) == 0:
         raise InputError(f'no image of {", ".join(site.query_drives)} in {site.root} lies within '
                          f'{config.pair_m} m of a submap of {site.map_drive}: '
                          'name drives that share their way')
-    candidates = [np.flatnonzero(fits[i]) for i in paired]
+    candidates = [alike[i] for i in paired]
     return PreparedSite(images, poses[:, :2, 3], groups, centres, profiles, submap_xy,
                         paired, candidates)
 
@@ -93,10 +94,9 @@ def prepared_images(
     if len(posed) == 0:
         raise InputError(f'{drive.source} has no image with a pose: training needs both')
     key = content_hash(['images', FORMAT, drive.source, drive.name, camera,
-                        [stream.paths[i].name for i in posed],
-                        [stream.paths[posed[0]].stat().st_size,
-                         stream.paths[posed[-1]].stat().st_size],
-                        config.model_dump(mode='json')])
+                        [[stream.paths[i].name, stream.paths[i].stat().st_size,
+                          stream.paths[i].stat().st_mtime_ns] for i in posed],
+                        asdict(stream.camera), config.model_dump(mode='json')])
 
     def make(folder: Path) -> None:
         images = np.lib.format.open_memmap(
@@ -132,13 +132,13 @@ def prepared_submaps(store: SubmapStore, model: ModelConfig) -> tuple[
         kept, groups, centres, profiles = [], [], [], []
         for i in track(range(len(store)), 'tokens of submaps'):
             try:
-                tokens = cloud_tokens(store.points(i), model.cloud.tokens)
+                tokens = cloud_tokens(store.above_ground(i), model.cloud.tokens)
             except InputError:
                 continue
             kept.append(i)
             groups.append(tokens.groups)
             centres.append(tokens.centres)
-            profiles.append(profile(store.points(i), model))
+            profiles.append(profile(store.above_ground(i), model))
         if not kept:
             raise InputError('no submap of the map has enough points: give a denser map')
         np.save(folder / 'kept.npy', np.array(kept, np.int64))
@@ -172,9 +172,9 @@ def profile(points: NDArray[np.float32], model: ModelConfig) -> NDArray[np.float
     """
     Return what a LiDAR measures by image column, (bins, 2); NaN where it measures nothing.
 
-    points: (n, 3) of a submap, in the vehicle frame. Of each bin: the logarithm of the nearest
-    planar range of what stands between 0.5 and 3 m above the ground, and the highest elevation
-    angle in radians of anything, both as seen from the sensor's height.
+    points: (n, 3) of a submap, in the vehicle frame, z from the road. Of each bin: the logarithm
+    of the nearest planar range of what stands between 0.5 and 3 m above the road, and the highest
+    elevation angle in radians of anything, both as seen from the sensor's height.
     """
     bins = BINS_PER_COLUMN * (model.image.width // model.image.patch)
     p = points.astype(np.float64)

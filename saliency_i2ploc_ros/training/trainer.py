@@ -19,13 +19,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
 from ..encoders.dual import DualEncoder
-from ..encoders.files import load_model, save_model
+from ..encoders.files import encoder_hash, load_model, save_model
 from ..encoders.image import ImageEncoder
 from ..encoders.weights import load_timm_vit
 from ..errors import InputError
 from ..evaluation.recall import recall_at
 from ..progress import bar, console
-from ..storage import commit, content_hash, read_json, write_json
+from ..storage import commit, content_hash, read_json, sha256_file, write_json
 from .batches import Batch, draw_batch, normalise
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -112,12 +112,13 @@ def train(
     if init is not None:
         start_from(init, task.encoder)
     optimizer = make_optimizer(task, config)
-    step, best = 0, -1.0
+    step, best, origin = 0, -1.0, origin_of(config, init)
     if checkpoint is not None:
         step = load_checkpoint(checkpoint, task, optimizer, facts)
-        best = read_json(checkpoint / 'state.json')['best']
-    write_json(run / 'config.json', {'training': recipe, 'commit': commit(),
-                                     'version': __version__})
+        state = read_json(checkpoint / 'state.json')
+        best, origin = state['best'], state['origin']
+        origin['resumed_with'] = [*origin.get('resumed_with', []), commit()]
+    write_json(run / 'config.json', {'training': recipe, 'origin': origin})
 
     console.print(f'{sum(len(s.paired) for s in sites)} pairs of {len(sites)} sites, '
                   f'{len(held_out)} held out, {config.steps} steps on {device}')
@@ -145,11 +146,12 @@ def train(
                                   **metrics})
                 if recall >= best:
                     best = recall
-                    _export(task, run, step, metrics, config)
+                    _export(task, run, step, metrics, origin)
             if step % config.checkpoint_every == 0 or last:
-                save_checkpoint(run, step, task, optimizer, {**facts, 'best': best})
+                save_checkpoint(run, step, task, optimizer,
+                                {**facts, 'best': best, 'origin': origin})
     if step < config.steps:
-        save_checkpoint(run, step, task, optimizer, {**facts, 'best': best})
+        save_checkpoint(run, step, task, optimizer, {**facts, 'best': best, 'origin': origin})
         console.print(f'stopped after step {step}: pass --resume to go on')
     return run / 'model'
 
@@ -267,12 +269,22 @@ def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def _export(
-    task: TrainingTask, run: Path, step: int, metrics: dict[str, float], config: TrainingConfig,
+    task: TrainingTask, run: Path, step: int, metrics: dict[str, float], origin: dict[str, Any],
 ) -> None:
     save_model(task.encoder, run / 'model', {
         'step': step, 'temperature': round(float(task.temperature().detach()), 5),
-        'held_out': {k: round(v, 4) for k, v in metrics.items()},
-        'seed': config.seed, 'commit': commit(), 'version': __version__})
+        'held_out': {k: round(v, 4) for k, v in metrics.items()}, **origin})
+
+
+def origin_of(config: TrainingConfig, init: Path | None) -> dict[str, Any]:
+    """Return what a checkpoint and a model say of where they come from: no paths, for others."""
+    recipe = config.model_dump(mode='json', exclude={'model', 'sites', 'held_out'})
+    started = None
+    if init is not None:
+        started = encoder_hash(init) if init.is_dir() else sha256_file(init)
+    return {'commit': commit(), 'version': __version__, 'init': started, 'recipe': recipe,
+            'trained_on': sorted({name for _, name in config.drives(config.sites)}),
+            'held_out_drives': sorted({name for _, name in config.drives(config.held_out)})}
 
 
 def _log(run: Path, board: SummaryWriter, metrics: dict[str, float]) -> None:
