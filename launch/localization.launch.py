@@ -27,6 +27,7 @@ PARAMETERS = [
     ('camera_extrinsics', 'camera in base_link, [x, y, z, qx, qy, qz, qw]; else from TF', None),
     ('publish_initialpose', 'each fix on initialpose too, for nav2', BOOLEAN),
     ('autostart', 'configure and activate without a lifecycle manager', BOOLEAN),
+    ('exit_on_failure', 'end with 1 where autostart fails', BOOLEAN),
 ]
 
 
@@ -72,6 +73,8 @@ def make_node(context) -> list:
         topic = f'{prefix}{camera}/{value("image")}'
         for name in (topic, f'{topic}/compressed'):
             given[f'qos_overrides.{name}.subscription.reliability'] = 'reliable'
+    # As ROS names the logger of a node.
+    logger = '.'.join(part for part in (*value('namespace').split('/'), 'localizer') if part)
     return [LifecycleNode(
         package='saliency_i2ploc_ros', executable='localizer', name='localizer',
         namespace=value('namespace'), output='screen',
@@ -79,5 +82,5 @@ def make_node(context) -> list:
                     {'use_sim_time': value('use_sim_time') == 'true'}],
         remappings=[('image', f'{camera}/{value("image")}'),
                     ('camera_info', f'{camera}/camera_info')],
-        arguments=['--ros-args', '--log-level', f'localizer:={value("log_level")}'],
+        arguments=['--ros-args', '--log-level', f'{logger}:={value("log_level")}'],
     )]

@@ -75,7 +75,7 @@ def make_nodes(context) -> list:
             'database': value('database'), 'model': value('model'),
             'params_file': value('params_file'), 'camera': camera,
             'image': value('image'), 'image_transport': value('image_transport'),
-            'use_sim_time': 'true', 'reliable_images': 'true',
+            'use_sim_time': 'true', 'reliable_images': 'true', 'exit_on_failure': 'true',
             'camera_extrinsics': value('camera_extrinsics') or extrinsics_text(
                 value('bag'), f'{camera}/camera_info', value('base_frame')),
         }.items())
@@ -105,8 +105,15 @@ def make_nodes(context) -> list:
             return failed('evaluator', event.returncode)
         return [EmitEvent(event=Shutdown(reason='the report is written'))]
 
+    def any_ended(event, _) -> list:
+        # The localizer is a part of the other launch file, which keeps it to itself.
+        if event.returncode and event.process_name.startswith('localizer'):
+            return failed('localizer', event.returncode)
+        return []
+
     return [
         bring_up, evaluator, replay,
+        RegisterEventHandler(OnProcessExit(on_exit=any_ended)),
         RegisterEventHandler(OnProcessExit(target_action=replay, on_exit=replay_ended)),
         RegisterEventHandler(OnProcessExit(target_action=evaluator, on_exit=evaluator_ended)),
     ]

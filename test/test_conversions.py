@@ -2,8 +2,12 @@
 
 import importlib
 import math
+import sys
+from types import SimpleNamespace
 
+from builtin_interfaces.msg import Time
 import cv2
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from helpers_drives import CAMERA
 from helpers_ros import camera_info, EXTRINSICS, TINY
 from hypothesis import given, settings
@@ -31,7 +35,7 @@ from saliency_i2ploc_ros.ros.conversions import (
     rgb_to_image,
     stamp_of,
 )
-from saliency_i2ploc_ros.ros.frames import extrinsics_of
+from saliency_i2ploc_ros.ros.frames import Extrinsics, extrinsics_of, send_static_transform
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -347,6 +351,103 @@ def test_far_maps_are_shown_about_their_origin(tmp_path):
         for limit in (1, 2, 60, 1000):
             whole = message_to_cloud(shown.whole_map(limit, 7))
             assert min(limit, 150) / 3 <= len(whole) <= limit
+
+
+@pytest.mark.parametrize(('places', 'size'), [(7, 50), (50, 7), (1, 30), (13, 1)])
+def test_the_whole_map_has_every_place_and_no_point_above_the_limit(places, size):
+    descriptors = np.zeros((places, 2), np.float32)
+    poses = np.stack([planar(100.0 * i, 0.0, 0.0) for i in range(places)])
+    database = SimpleNamespace(descriptors=descriptors, T_map_base=poses, origin=np.zeros(3),
+                               cloud=lambda _: np.zeros((size, 3), np.float32))
+    shown = display.MapDisplay(database, 'map')
+    for limit in (places, places + 1, 2 * places - 1, 3 * places, 3 * places + 1, 10**4):
+        points = message_to_cloud(shown.whole_map(limit, 7))
+        assert len(points) <= limit
+        assert {round(x / 100.0) for x in points[:, 0]} == set(range(places))
+
+
+@pytest.fixture
+def tf2(monkeypatch):
+    """A stand-in for tf2_ros, which knows `known` and counts what is made of it."""
+    seen = SimpleNamespace(known={}, listening=0, broadcasters=0, sent=[])
+
+    class Buffer:
+        def lookup_transform(self, base, frame, time):
+            return seen.known[base, frame]
+
+    class TransformListener:
+        def __init__(self, buffer, node):
+            seen.listening += 1
+
+        def unregister(self):
+            seen.listening -= 1
+
+    class StaticTransformBroadcaster:
+        def __init__(self, node):
+            seen.broadcasters += 1
+
+        def sendTransform(self, message):
+            seen.sent.append(message)
+
+    monkeypatch.setitem(sys.modules, 'tf2_ros', SimpleNamespace(
+        Buffer=Buffer, TransformListener=TransformListener,
+        StaticTransformBroadcaster=StaticTransformBroadcaster))
+    return seen
+
+
+class ExecutorStandIn:
+    """A node whose guard condition acts when `spin` is called, as in the executor's thread."""
+
+    def __init__(self):
+        self.callback, self.triggered = None, False
+
+    def create_guard_condition(self, callback):
+        self.callback = callback
+        return SimpleNamespace(trigger=lambda: setattr(self, 'triggered', True))
+
+    def destroy_guard_condition(self, guard):
+        self.callback = None
+
+    def spin(self):
+        if self.triggered:
+            self.triggered = False
+            self.callback()
+
+
+def test_tf_is_heard_only_while_a_mounting_is_unknown(tf2):
+    node = ExecutorStandIn()
+    extrinsics = Extrinsics(node, 'base_link', None)
+    extrinsics.listen()
+    with pytest.raises(InputError, match="'left' sits in 'base_link' is not known"):
+        extrinsics.of('left')
+    node.spin()
+    assert tf2.listening == 1
+    for x, frame in ((1.0, 'left'), (2.0, 'right')):
+        tf2.known['base_link', frame] = TransformStamped(transform=Transform(
+            translation=Vector3(x=x), rotation=Quaternion(w=1.0)))
+    assert extrinsics.of('left')[0, 3] == 1.0
+    assert tf2.listening == 1  # not in the thread that asks
+    node.spin()
+    assert tf2.listening == 0
+    extrinsics.listen()  # activated again
+    assert tf2.listening == 0 and extrinsics.of('left')[0, 3] == 1.0
+    with pytest.raises(InputError, match="'rear'"):
+        extrinsics.of('rear')
+    node.spin()
+    assert tf2.listening == 1  # another camera
+    assert extrinsics.of('right')[0, 3] == 2.0
+    extrinsics.close()
+    assert tf2.listening == 0 and node.callback is None
+
+
+def test_one_broadcaster_serves_every_activation(tf2):
+    node = SimpleNamespace(get_clock=lambda: SimpleNamespace(
+        now=lambda: SimpleNamespace(to_msg=Time)))
+    kept = None
+    for x in (1.0, 2.0):
+        kept = send_static_transform(node, 'map', 'map_origin', np.array([x, 0.0, 0.0]), kept)
+    assert tf2.broadcasters == 1
+    assert [message.transform.translation.x for message in tf2.sent] == [1.0, 2.0]
 
 
 def test_ros_libraries_are_used_where_they_work():

@@ -1,14 +1,17 @@
 """The nodes as processes, heard and fed over DDS, with a tiny model that accepts anything."""
 
+from collections import deque
 from collections.abc import Iterator
 import json
 from pathlib import Path
 import shutil
+import threading
 import time
 from types import SimpleNamespace
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseArray, PoseStamped, PoseWithCovarianceStamped
 from helpers_drives import START_NS
 from helpers_ros import (
     camera_info,
@@ -29,13 +32,16 @@ import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
+from saliency_i2ploc_ros.data.bags import typestore
 from saliency_i2ploc_ros.data.trajectories import read_trajectory
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.ros import diagnostics
+from saliency_i2ploc_ros.ros import diagnostics, evaluator_node, localizer_node, replay_node
 from saliency_i2ploc_ros.ros.conversions import (
     header_at,
     message_to_cloud,
@@ -269,6 +275,15 @@ def test_a_refused_database_leaves_the_old_one(running):
     running.forget()
 
 
+def test_no_defect_of_a_database_ends_the_node(running):
+    running.set(database='x' * 300)  # longer than a file's name may be
+    response = running.client.call(Trigger, '/localizer/reload_database', Trigger.Request())
+    assert not response.success and response.message.startswith('refused, the old')
+    running.set(database=str(running.world.root / 'map'))
+    assert running.answer(running.send())['accepted']
+    running.forget()
+
+
 def test_clouds_are_latched_and_markers_come(running):
     client = running.client
     whole = client.listen(PointCloud2, '/localizer/map', LATCHED)
@@ -396,6 +411,28 @@ def test_parameters_that_are_refused_end_the_process_with_one_line(world):
         process.close()
 
 
+@pytest.mark.parametrize('main', [localizer_node.main, replay_node.main, evaluator_node.main])
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    (['--params-file', 'nowhere.yaml'], 'nowhere.yaml'),
+    (['-p', 'camera_extrinsics:=[1, 0.0, 1.6]'], 'write 1.0, not 1'),
+    (['--log-level', 'loud'], 'loud')])
+def test_arguments_that_ros_cannot_read_are_one_line(main, arguments, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['--ros-args', *arguments])
+    line, = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and expected in line and '.c:' not in line
+
+
+def test_a_localizer_that_must_start_ends_where_it_cannot(world):
+    process = localizer_of(world, new_domain(), database=world.root / 'other',
+                           exit_on_failure=True)
+    try:
+        assert process.wait() == 1
+        assert 'configuring failed: the map' in process.log and 'Traceback' not in process.log
+    finally:
+        process.close()
+
+
 def test_a_bag_in_lock_step_from_end_to_end(world):
     """Every image is answered, under its stamp, and the evaluator's report says so."""
     domain, out = new_domain(), world.root / 'out'
@@ -443,6 +480,119 @@ def test_a_bag_that_cannot_be_played_is_one_line(world, bag, expected):
         assert process.log.splitlines()[-1].startswith('replay: ')
     finally:
         process.close()
+
+
+def test_a_camera_without_a_message_does_not_stop_a_replay(tmp_path):
+    kind = 'std_msgs/msg/String'
+    with Writer(tmp_path / 'bag', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection('/front/camera_info', 'sensor_msgs/msg/CameraInfo',
+                              typestore=typestore)
+        talk = writer.add_connection('/talk', kind, typestore=typestore)
+        writer.write(talk, START_NS, typestore.serialize_cdr(typestore.types[kind]('x'), kind))
+    domain = new_domain()
+    process = Process('replay', domain, tmp_path, bag=tmp_path / 'bag', wait_for='/talk')
+    try:
+        with client_in(domain) as client:
+            heard = client.listen(String, '/talk')
+            assert client.until(lambda: heard, 30), process.log
+        assert process.wait() == 0, process.log
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(('bag', 'topic', 'expected'), [
+    ('missing', f'{SPACE}/image_rect', 'there is no bag'),
+    ('bag', '/other', f'it has those of {SPACE}/image_rect'),
+    ('bag', f'{SPACE}/camera_info', 'has no images')])
+def test_an_evaluator_says_at_once_that_it_will_find_no_images(world, bag, topic, expected):
+    process = Process('evaluator', new_domain(), world.root, output=world.root / 'unused',
+                      database=world.root / 'map', bag=world.root / bag, image_topic=topic)
+    try:
+        assert process.wait() == 1
+        assert expected in process.log and 'Traceback' not in process.log
+        assert process.log.splitlines()[-1].startswith('evaluator: ')
+    finally:
+        process.close()
+
+
+def test_the_evaluator_leaves_out_what_it_cannot_read(world, tmp_path):
+    """Poses that are none, texts that are no answers, an image that is broken: all is reported."""
+    domain, out = new_domain(), tmp_path / 'out'
+    shutil.copytree(world.root / 'bag', tmp_path / 'bag')
+    process = Process('evaluator', domain, tmp_path, output=out, database=world.root / 'map',
+                      bag=tmp_path / 'bag', image_topic=f'{SPACE}/image_rect', idle_timeout_s=1.0)
+    stamp = int(world.drive['stamps'][0])
+    truth, fix = PoseStamped(header=header_at(stamp, 'map')), PoseWithCovarianceStamped()
+    truth.pose.orientation.w = 1.0
+    nowhere = PoseStamped(header=header_at(stamp + 1, 'map'))
+    nowhere.pose.orientation.w = 0.0
+    fix.header, fix.pose.pose.position.x = header_at(stamp, 'map'), float('nan')
+    candidates = [{'place': 3, 'position_m': [15.0, 0.0, 116.0], 'score': 0.5, 'yaw_deg': 0.0}]
+    answer = {'stamp_ns': stamp, 'rejection': None, 'candidates': candidates,
+              'milliseconds': {'total': 2.0}}
+    try:
+        with client_in(domain) as client:
+            def publisher(kind, topic):
+                return client.node.create_publisher(kind, topic, 10)
+
+            fixes = publisher(PoseWithCovarianceStamped, '/localizer/fix')
+            answers = publisher(String, '/localizer/answer')
+            publisher(PoseArray, '/localizer/candidates')
+            truths = publisher(PoseStamped, '/ground_truth/pose')
+            assert client.until(truths.get_subscription_count, 60), process.log
+            for file in (tmp_path / 'bag').glob('*.mcap'):
+                file.write_bytes(file.read_bytes()[:100])
+            for text in ('{', '[]', '{"stamp_ns": 1}', json.dumps(answer)):
+                answers.publish(String(data=text))
+            fixes.publish(fix)
+            truths.publish(nowhere)
+            truths.publish(truth)
+            client.until(lambda: False, 0.5)
+            assert process.wait() == 0, process.log
+    finally:
+        process.close()
+    assert 'Traceback' not in process.log
+    assert all(f'{what} is left out' in process.log
+               for what in ('a fix', 'an answer', 'a true pose'))
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['coverage']['rejected_by_reason'] == {'fix_lost': 1}
+    assert summary['coverage']['without_truth'] == 0
+    lines = (out / 'answers.jsonl').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [answer]
+
+
+def test_the_candidates_of_a_record_are_the_answers_own():
+    answer = {'stamp_ns': 5, 'rejection': 'ambiguous', 'milliseconds': {'total': 1.5},
+              'candidates': [{'place': 7, 'position_m': [1.0, 2.0, 3.0]},
+                             {'place': 2, 'position_m': [4.0, 5.0, 6.0]}]}
+    record = evaluator_node.record_of(answer)
+    assert record.candidate_positions.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert record.places.tolist() == [7, 2] and record.rejection == 'ambiguous'
+    assert evaluator_node.record_of({**answer, 'candidates': []}).candidates.shape == (0, 3)
+
+
+def test_a_report_and_a_jump_of_time_do_not_meet():
+    """The inference thread forgets the arrivals between two looks of the executor's at them."""
+    health, others = diagnostics.Health(), []
+
+    class Arrivals(deque):
+        def __len__(self):
+            length = super().__len__()
+            others.append(threading.Thread(target=health.reset))
+            others[-1].start()
+            others[-1].join(0.05)
+            return length
+
+    health.arrivals = Arrivals([1.0])
+    diagnostics.diagnostic_array('localizer', health, 2.0, 1.0, header_at(0, '').stamp)
+    for other in others:
+        other.join()
+    assert others and list(health.arrivals) == []
+    health.arrivals = Arrivals([1.0])
+    assert health.last_arrival_at() == 1.0
+    for other in others:
+        other.join()
+    assert health.last_arrival_at() is None
 
 
 def test_only_the_newest_waits():

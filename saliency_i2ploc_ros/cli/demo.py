@@ -70,8 +70,7 @@ def command(
         console.print(f'[bold]{number}/4[/bold] {time.monotonic() - started:3.0f} s  {what}',
                       highlight=False)
 
-    step(1, 'a city nobody has seen: '
-             f'seed {seed}, {length:.0f} m, two drives in different light and traffic')
+    step(1, f'a city: seed {seed}, {length:.0f} m, two drives in different light and traffic')
     names = generate_city(out / 'city', seed, traversals=2, length_m=length, scan_every=2)
     mapped, driven = (open_drive(out / 'city', name) for name in names)
 
@@ -121,7 +120,7 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
             return process
 
         localizer = start('localizer', model=str(model), database=str(out / 'map'),
-                          camera_extrinsics=extrinsics, use_sim_time=True,
+                          camera_extrinsics=extrinsics, use_sim_time=True, exit_on_failure=True,
                           **{f'qos_overrides.{image}.subscription.reliability': 'reliable'})
         evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'),
                           bag=str(out / 'bag'), image_topic=image)

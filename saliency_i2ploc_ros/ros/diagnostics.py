@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+import threading
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -60,7 +61,12 @@ LATE_FIX_S, SLOW_MS, DELAY_S = 10.0, 1000.0, (-0.1, 1.0)
 
 @dataclass
 class Health:
-    """What the node knows about itself; times are of a steady clock, in seconds."""
+    """
+    What the node knows about itself; times are of a steady clock, in seconds.
+
+    lock: held while the past is forgotten (in the inference thread, where stamps have jumped), an
+    answer is counted, or all of it is read (in the executor's thread).
+    """
 
     state: str = 'unconfigured'
     enabled: bool = True
@@ -82,27 +88,35 @@ class Health:
     device: str = ''
     memory_mib: float = float('nan')
     database: dict[str, Any] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def answered(self, reason: str | None, score: float, milliseconds: dict[str, float],
                  now: float) -> None:
         """Count an answer. reason: None for a fix. score: NaN without candidates."""
-        self.last_reason, self.last_score = reason or '', score
-        if reason is None:
-            self.accepted += 1
-            self.last_fix_at = now
-        else:
-            self.rejections[reason] += 1
-        for stage, window in self.stage_ms.items():
-            if milliseconds.get(stage, 0.0) > 0.0:
-                window.append(milliseconds[stage])
+        with self.lock:
+            self.last_reason, self.last_score = reason or '', score
+            if reason is None:
+                self.accepted += 1
+                self.last_fix_at = now
+            else:
+                self.rejections[reason] += 1
+            for stage, window in self.stage_ms.items():
+                if milliseconds.get(stage, 0.0) > 0.0:
+                    window.append(milliseconds[stage])
 
     def reset(self) -> None:
         """Forget the past, as after a jump of the clock; counters stay."""
-        self.last_fix_at, self.last_score, self.last_reason = None, float('nan'), ''
-        self.stamp_delay_s = float('nan')
-        self.arrivals.clear()
-        for window in self.stage_ms.values():
-            window.clear()
+        with self.lock:
+            self.last_fix_at, self.last_score, self.last_reason = None, float('nan'), ''
+            self.stamp_delay_s = float('nan')
+            self.arrivals.clear()
+            for window in self.stage_ms.values():
+                window.clear()
+
+    def last_arrival_at(self) -> float | None:
+        """Return when the last image arrived, None if none has since `reset`."""
+        with self.lock:
+            return self.arrivals[-1] if self.arrivals else None
 
 
 def diagnostic_array(node: str, health: Health, now: float, input_timeout_s: float,
@@ -110,9 +124,10 @@ def diagnostic_array(node: str, health: Health, now: float, input_timeout_s: flo
     """Return the four tasks as one message. now: of the steady clock. stamp: of the header."""
     message = DiagnosticArray()
     message.header.stamp = stamp
-    for task, (level, summary, pairs) in zip(TASKS, (
-            _status(health, now), _input(health, now, input_timeout_s),
-            _inference(health), _database(health)), strict=True):
+    with health.lock:
+        found = (_status(health, now), _input(health, now, input_timeout_s),
+                 _inference(health), _database(health))
+    for task, (level, summary, pairs) in zip(TASKS, found, strict=True):
         message.status.append(DiagnosticStatus(
             level=level, name=f'{node}: {task}', message=summary, hardware_id=node,
             values=[KeyValue(key=key, value=_text(value)) for key, value in pairs.items()]))

@@ -90,12 +90,13 @@ class MapDisplay:
         return cloud_to_message(self._points(place, 1), header_at(stamp_ns, self.frame))
 
     def whole_map(self, limit: int, stamp_ns: int) -> PointCloud2:
-        """Return about `limit` points of all places, evenly thinned."""
+        """Return at most `limit` points, evenly thinned; of all places if there are no more."""
         places = len(self._database.descriptors)
         share = max(1, limit // places)
         chosen = range(0, places, -(-places // limit))
-        points = [self._points(i, max(1, len(self._database.cloud(i)) // share)) for i in chosen]
-        return cloud_to_message(np.concatenate(points)[:limit], header_at(stamp_ns, self.frame))
+        points = [self._points(i, max(1, -(-len(self._database.cloud(i)) // share)))
+                  for i in chosen]
+        return cloud_to_message(np.concatenate(points), header_at(stamp_ns, self.frame))
 
     def _points(self, place: int, step: int) -> NDArray[Any]:
         T = np.array(self._database.T_map_base[place], np.float64)

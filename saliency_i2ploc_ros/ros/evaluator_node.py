@@ -7,6 +7,7 @@ It sees only topics: a fix that did not arrive is no fix. The figures are made b
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import signal
@@ -14,12 +15,11 @@ import sys
 import time
 from typing import Any
 
-from geometry_msgs.msg import PoseArray, PoseStamped, PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 import numpy as np
 from numpy.typing import NDArray
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -37,30 +37,34 @@ from ..mapping.database import PlaceDatabase
 from ..storage import atomic_file, write_json
 from . import parameters
 from .conversions import compressed_to_rgb, image_to_rgb, message_to_pose, stamp_of
+from .running import ros
 
 FAILED = 2  # exit code where a threshold is missed
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
 class Evaluator(Node):
-    """Collects by stamp: fixes, candidates, answers, true poses, and which images there were."""
+    """Collects by stamp: fixes, answers, true poses, and which images there were."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor) -> None:
         super().__init__('evaluator')
+        executor.add_node(self)
         parameters.declare(self, parameters.EVALUATOR)
         self.given = parameters.values(self, parameters.EVALUATOR)
         if not self.given['output'] or not self.given['database']:
             raise InputError('the parameters output and database are needed: folders of the '
                              'report and of the place database')
         self.database = PlaceDatabase.open(Path(self.given['database']))
-        self.fixes: dict[int, PoseWithCovarianceStamped] = {}
-        self.candidates: dict[int, PoseArray] = {}
+        if self.given['bag']:
+            check_images(Path(self.given['bag']), self.given['image_topic'])
+        self.fixes: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         self.answers: dict[int, dict[str, Any]] = {}
         self.truth: dict[int, NDArray[np.float64]] = {}
         self.images: set[int] = set()
+        self._skipped: set[str] = set()
         self._last_message_at: float | None = None
 
         heard = [self._listen(PoseWithCovarianceStamped, 'localizer/fix', self._on_fix),
-                 self._listen(PoseArray, 'localizer/candidates', self._on_candidates),
                  self._listen(String, 'localizer/answer', self._on_answer)]
         self._localizer_topics = [subscription.topic_name for subscription in heard]
         self._timer = self.create_timer(
@@ -86,19 +90,34 @@ class Evaluator(Node):
 
     def _on_fix(self, message: PoseWithCovarianceStamped) -> None:
         self._last_message_at = time.monotonic()
-        self.fixes[stamp_of(message.header)] = message
-
-    def _on_candidates(self, message: PoseArray) -> None:
-        self.candidates[stamp_of(message.header)] = message
+        try:
+            T = message_to_pose(message.pose.pose)
+        except InputError as error:
+            self._skip('a fix', error)
+            return
+        covariance = np.asarray(message.pose.covariance, np.float64).reshape(6, 6)
+        self.fixes[stamp_of(message.header)] = T, covariance
 
     def _on_answer(self, message: String) -> None:
         self._last_message_at = time.monotonic()
-        answer = json.loads(message.data)
-        self.answers[answer['stamp_ns']] = answer
+        try:
+            answer = json.loads(message.data)
+            self.answers[record_of(answer).stamp_ns] = answer
+        except Exception as error:  # A text of another's may be anything.
+            self._skip('an answer', error)
 
     def _on_truth(self, message: PoseStamped) -> None:
         self._last_message_at = time.monotonic()
-        self.truth[stamp_of(message.header)] = message_to_pose(message.pose)
+        try:
+            self.truth[stamp_of(message.header)] = message_to_pose(message.pose)
+        except InputError as error:
+            self._skip('a true pose', error)
+
+    def _skip(self, what: str, error: Exception) -> None:
+        if what not in self._skipped:
+            self.get_logger().warning(f'{what} is left out (further ones in silence), it cannot '
+                                      f'be read: {error}')
+        self._skipped.add(what)
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self.images.add(stamp_of(message.header))
@@ -120,31 +139,20 @@ class Evaluator(Node):
         return [self._record(stamp, T) for stamp, T in zip(map(int, stamps), truth, strict=True)]
 
     def _record(self, stamp: int, truth: NDArray[np.float64]) -> Record:
-        answer, fix = self.answers[stamp], self.fixes.get(stamp)
-        poses = self.candidates[stamp].poses if stamp in self.candidates else []
-        T, covariance, rejection = None, None, answer['rejection']
-        if fix is not None:
-            T = message_to_pose(fix.pose.pose)
-            covariance = np.asarray(fix.pose.covariance, np.float64).reshape(6, 6)
-        elif rejection is None:
-            rejection = 'fix_lost'
-        return Record(
-            stamp_ns=stamp, T_map_base=T, covariance=covariance, rejection=rejection,
-            candidates=np.array([message_to_pose(p) for p in poses]).reshape(-1, 4, 4),
-            milliseconds=answer['milliseconds'], truth=np.array(truth),
-            places=np.array([c['place'] for c in answer['candidates']], np.int64))
+        record = replace(record_of(self.answers[stamp]), truth=np.array(truth))
+        if stamp in self.fixes:
+            T, covariance = self.fixes[stamp]
+            return replace(record, T_map_base=T, covariance=covariance)
+        return record if record.rejection else replace(record, rejection='fix_lost')
 
     def _image_of(self, record: Record) -> NDArray[np.uint8] | None:
         if not self.given['bag'] or not self.given['image_topic']:
             return None
-        with BagReader(Path(self.given['bag'])) as bag:
-            for stored in bag.messages([self.given['image_topic']]):
-                compressed = stored.type_name.endswith('CompressedImage')
-                message = deserialize_message(stored.data,
-                                              CompressedImage if compressed else Image)
-                if stamp_of(message.header) == record.stamp_ns:
-                    return compressed_to_rgb(message) if compressed else image_to_rgb(message)
-        return None
+        try:
+            return image_in_bag(Path(self.given['bag']), self.given['image_topic'],
+                                record.stamp_ns)
+        except Exception:  # Of a damaged bag, say: a picture less, but a report.
+            return None
 
     def write(self) -> list[str]:
         """Write the report into the folder `output`; return what missed its threshold."""
@@ -161,6 +169,41 @@ class Evaluator(Node):
             lines = [json.dumps(self.answers[stamp]) + '\n' for stamp in sorted(self.answers)]
             temporary.write_text(''.join(lines), encoding='utf-8')
         return failures
+
+
+def record_of(answer: dict[str, Any]) -> Record:
+    """
+    Return what an answer's JSON says of its image, the fix and the truth left out.
+
+    Its candidates are taken and not those of ~/candidates, of which one may replace another on
+    the way. What is no answer raises some exception.
+    """
+    candidates = answer['candidates']
+    return Record(
+        stamp_ns=int(answer['stamp_ns']), rejection=answer['rejection'],
+        candidates=np.array([c['position_m'] for c in candidates], np.float64).reshape(-1, 3),
+        milliseconds={str(stage): float(ms) for stage, ms in answer['milliseconds'].items()},
+        places=np.array([c['place'] for c in candidates], np.int64))
+
+
+def check_images(bag: Path, topic: str) -> None:
+    """Raise InputError unless the bag can be opened and the topic, if any, has its images."""
+    with BagReader(bag) as reader:
+        if topic and reader.topics.get(topic) not in IMAGES:
+            images = sorted(name for name, kind in reader.topics.items() if kind in IMAGES)
+            raise InputError(f'image_topic is {topic}, of which the bag {bag} has no images: '
+                             f'it has those of {", ".join(images) or "none"}')
+
+
+def image_in_bag(bag: Path, topic: str, stamp_ns: int) -> NDArray[np.uint8] | None:
+    """Return the image (H, W, 3) RGB with this stamp in its header; None if there is none."""
+    with BagReader(bag) as reader:
+        for stored in reader.messages([topic]):
+            compressed = stored.type_name.endswith('CompressedImage')
+            message = deserialize_message(stored.data, CompressedImage if compressed else Image)
+            if stamp_of(message.header) == stamp_ns:
+                return compressed_to_rgb(message) if compressed else image_to_rgb(message)
+    return None
 
 
 def verdict(summary: dict[str, Any], limits: dict[str, Any]) -> list[str]:
@@ -189,39 +232,31 @@ def _figure(value: float | None) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Collect until interrupted or idle, then write; exit with 0, 1 (cannot) or 2 (failed)."""
+    node: Evaluator | None = None
     code = 0
     try:
-        rclpy.init(args=args)
-        node = Evaluator()
-        _spin(node)
+        with ros(args) as executor:
+            node = Evaluator(executor)
+            executor.spin()
         # A second Ctrl-C, or a launch's, must not cut the report in two.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        failures = node.write()
-        print(f'evaluator: {len(node.answers)} images, {len(node.fixes)} fixes: '
-              f'{node.given["output"]}/summary.json', flush=True)
-        for failure in failures:
-            print(f'evaluator: failed: {failure}', file=sys.stderr)
-            code = FAILED
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        if node is not None:
+            code = _report(node)
     except InputError as error:
         print(f'evaluator: {error}', file=sys.stderr)
         code = 1
-    finally:
-        rclpy.try_shutdown()
     sys.exit(code)
 
 
-def _spin(node: Evaluator) -> None:
-    """Collect until it is over, then leave ROS: what was collected stays."""
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+def _report(node: Evaluator) -> int:
+    """Write what was collected, say so, and return the exit code."""
+    failures = node.write()
+    print(f'evaluator: {len(node.answers)} images, {len(node.fixes)} fixes: '
+          f'{node.given["output"]}/summary.json', flush=True)
+    for failure in failures:
+        print(f'evaluator: failed: {failure}', file=sys.stderr)
+    return FAILED if failures else 0
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from geometry_msgs.msg import TransformStamped, Vector3
 import numpy as np
@@ -45,26 +46,36 @@ class Extrinsics:
     def __init__(self, node: Node, base_frame: str, given: NDArray[np.float64] | None) -> None:
         self._node, self._base, self._given = node, base_frame, given
         self._known: dict[str, NDArray[np.float64]] = {}
+        self._wanted = given is None
         self._listener = None
         self._buffer = None
+        # `of` is called in another thread than the executor's, to which subscriptions belong.
+        self._asked = node.create_guard_condition(self.listen)
 
     def listen(self) -> None:
-        """Subscribe to /tf_static where that is needed and tf2_ros is there."""
-        if self._given is not None or self._buffer is not None:
-            return
-        try:
-            from tf2_ros import Buffer, TransformListener
-        except ImportError:
-            return
-        self._buffer = Buffer()
-        self._listener = TransformListener(self._buffer, self._node)
+        """Hear TF while something is unknown, if tf2_ros is there; in the executor's thread."""
+        if not self._wanted:
+            self._stop()
+        elif self._listener is None:
+            try:
+                from tf2_ros import Buffer, TransformListener
+            except ImportError:
+                return
+            if self._buffer is None:
+                self._buffer = Buffer()
+            self._listener = TransformListener(self._buffer, self._node)
 
     def of(self, camera_frame: str) -> NDArray[np.float64]:
         """Return T_base_camera (4, 4); an InputError that names both frames if it is unknown."""
         if self._given is not None:
             return self._given
         if camera_frame not in self._known:
-            self._known[camera_frame] = self._looked_up(camera_frame)
+            self._wanted = True
+            try:
+                self._known[camera_frame] = self._looked_up(camera_frame)
+                self._wanted = False
+            finally:
+                self._asked.trigger()
         return self._known[camera_frame]
 
     def _looked_up(self, camera_frame: str) -> NDArray[np.float64]:
@@ -79,20 +90,25 @@ class Extrinsics:
         return from_quaternion([t.rotation.x, t.rotation.y, t.rotation.z, t.rotation.w],
                                [t.translation.x, t.translation.y, t.translation.z])
 
-    def close(self) -> None:
-        """Stop listening."""
+    def _stop(self) -> None:
         if self._listener is not None:
             self._listener.unregister()
-        self._listener = self._buffer = None
+        self._listener = None
+
+    def close(self) -> None:
+        """Stop listening, for good."""
+        self._stop()
+        self._node.destroy_guard_condition(self._asked)
 
 
 def send_static_transform(
-    node: Node, parent: str, child: str, position: NDArray[np.float64],
-) -> object | None:
+    node: Node, parent: str, child: str, position: NDArray[np.float64], broadcaster: Any = None,
+) -> Any:
     """
-    Publish a static shift and return what keeps it published; None without tf2_ros.
+    Publish a static shift and return the broadcaster that keeps it published.
 
-    Without it a line in the log says how to do the same by hand.
+    broadcaster: of an earlier call of the node, used again; None: a new one. Without tf2_ros None
+    is returned, and a line in the log says how to do the same by hand.
     """
     x, y, z = (float(v) for v in position)
     try:
@@ -108,7 +124,8 @@ def send_static_transform(
     message.header.stamp = node.get_clock().now().to_msg()
     message.transform.translation = Vector3(x=x, y=y, z=z)
     message.transform.rotation.w = 1.0
-    broadcaster = StaticTransformBroadcaster(node)
+    if broadcaster is None:
+        broadcaster = StaticTransformBroadcaster(node)
     broadcaster.sendTransform(message)
     return broadcaster
 

@@ -20,11 +20,10 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 import numpy as np
-import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -48,6 +47,7 @@ from .diagnostics import diagnostic_array, FAILURES, Health
 from .frames import Extrinsics, extrinsics_of, send_static_transform
 from .newest import NewestWorker
 from .pipeline import Pipeline, rejection
+from .running import ros
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -64,12 +64,14 @@ QUIET_S = 5.0  # between two messages of the same kind in the log
 class LocalizerNode(LifecycleNode):
     """See the module; what it holds beyond parameters is made in configure, gone in cleanup."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor) -> None:
         super().__init__('localizer')
+        self._worker: NewestWorker | None = None
+        executor.add_node(self)
         parameters.declare(self, parameters.LOCALIZER)
         self._health = Health()
         self._pipeline: Pipeline | None = None
-        self._worker: NewestWorker | None = None
+        self._broadcaster: Any = None
         self._inputs: list[Any] = []
         self._outputs: dict[str, Any] = {}
         self._requests: list[Future] = []
@@ -223,10 +225,15 @@ class LocalizerNode(LifecycleNode):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def close(self) -> None:
-        """End the inference thread; the last thing before the node is destroyed."""
+    def start(self) -> bool:
+        """Configure and activate; tell whether both succeeded."""
+        return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
+
+    def destroy_node(self) -> None:
+        """End the inference thread, then the node."""
         if self._worker is not None:
             self._worker.close()
+        super().destroy_node()
 
     def _set_state(self, label: str) -> None:
         self._health.state = label
@@ -362,9 +369,10 @@ class LocalizerNode(LifecycleNode):
 
         try:
             self._worker.call(swap)
-        except InputError as error:
-            response.message = f'refused, the old database stays: {error}'
+        except Exception as error:  # Out of a callback it would end the node.
+            response.message = f'refused, the old database stays: {_sentence(error)}'
             self.get_logger().error(response.message)
+            self.get_logger().debug(traceback.format_exc())
             return response
         self._publish_map()
         response.success = True
@@ -381,8 +389,9 @@ class LocalizerNode(LifecycleNode):
     def _publish_map(self) -> None:
         if self._given['map_points']:
             if self._display.frame != self._given['map_frame']:
-                self._static = send_static_transform(
-                    self, self._given['map_frame'], self._display.frame, self._display.origin)
+                self._broadcaster = send_static_transform(
+                    self, self._given['map_frame'], self._display.frame, self._display.origin,
+                    self._broadcaster)
             now = self.get_clock().now().nanoseconds
             self._outputs['~/map'].publish(
                 self._display.whole_map(self._given['map_points'], now))
@@ -398,7 +407,8 @@ class LocalizerNode(LifecycleNode):
         self._reporter.publish(diagnostic_array(
             self.get_fully_qualified_name().lstrip('/'), health, now, timeout,
             self.get_clock().now().to_msg()))
-        last = health.arrivals[-1] if health.arrivals else self._activated_at
+        arrived = health.last_arrival_at()
+        last = self._activated_at if arrived is None else arrived
         if health.state == 'active' and now - last > timeout:
             topic = self._inputs[-1].topic_name
             self.get_logger().warning(
@@ -425,27 +435,18 @@ def _memory_mib(device: str) -> float:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted; a parameter that is refused ends it with 1."""
-    node: LocalizerNode | None = None
     code = 0
     try:
-        rclpy.init(args=args)
-        node = LocalizerNode()
-        if node.get_parameter('autostart').value:
-            if node.trigger_configure() == SUCCESS:
-                node.trigger_activate()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        with ros(args) as executor:
+            node = LocalizerNode(executor)
+            started = not node.get_parameter('autostart').value or node.start()
+            if started or not node.get_parameter('exit_on_failure').value:
+                executor.spin()
+            else:
+                code = 1  # why is in the log
     except InputError as error:
         print(f'localizer: {error}', file=sys.stderr)
         code = 1
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
     sys.exit(code)
 
 

@@ -143,6 +143,8 @@ def _method_settings() -> Iterator[Setting]:
 
 LOCALIZER: tuple[Setting, ...] = (
     Setting('autostart', True, 'configures and activates itself; false: a lifecycle manager does'),
+    Setting('exit_on_failure', False, 'ends with exit code 1 where autostart fails; false: stays, '
+            'to be configured again'),
     Setting('model', '', 'folder of the model; empty: the one shipped with the package',
             takes_effect=AT_CONFIGURE),
     Setting('database', '', 'folder of the place database (i2ploc build-map); needed',

@@ -14,9 +14,8 @@ import sys
 import time
 from typing import Any
 
-import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -25,6 +24,7 @@ from std_msgs.msg import String
 from ..data.bags import BagMessage, BagReader
 from ..errors import InputError
 from . import parameters
+from .running import ros
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
@@ -37,14 +37,14 @@ GIVE_UP_AFTER = 5  # answers missing in a row
 class Replay(Node):
     """See the module; `play` does it."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor) -> None:
         super().__init__('replay')
+        executor.add_node(self)
+        self._executor = executor
         parameters.declare(self, parameters.REPLAY)
         self._given = parameters.values(self, parameters.REPLAY)
         if not self._given['bag']:
             raise InputError('the parameter bag is empty: give a rosbag2 folder')
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self)
         self._answered: set[int] = set()
         self._missing_in_a_row = 0
         self.images = 0
@@ -62,7 +62,9 @@ class Replay(Node):
             # An image before its calibration cannot be used; DDS keeps no order between topics.
             infos = [topic for topic, kind in bag.topics.items() if kind == CAMERA_INFO]
             for topic in infos:
-                self._outputs[topic].publish(next(iter(bag.messages([topic]))).data)
+                first = next(bag.messages([topic]), None)
+                if first is not None and topic in self._outputs:
+                    self._outputs[topic].publish(first.data)
             self._spin(SETTLE_S)
             last_image = self._play(bag)
         if last_image is not None and self.count_publishers(self._given['answer_topic']):
@@ -184,24 +186,18 @@ def stamp_of_image(message: BagMessage) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Play a bag and exit with 0; 1 if it cannot be played."""
-    node: Replay | None = None
     code = 0
     try:
-        rclpy.init(args=args)
-        node = Replay()
-        started = time.monotonic()
-        node.play()
-        node.get_logger().info(f'the bag is over: {node.images} images in '
-                               f'{time.monotonic() - started:.1f} s, {node.unanswered} unanswered')
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        with ros(args) as executor:
+            node = Replay(executor)
+            started = time.monotonic()
+            node.play()
+            node.get_logger().info(
+                f'the bag is over: {node.images} images in {time.monotonic() - started:.1f} s, '
+                f'{node.unanswered} unanswered')
     except InputError as error:
         print(f'replay: {error}', file=sys.stderr)
         code = 1
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
     sys.exit(code)
 
 

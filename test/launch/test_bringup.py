@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 import sys
+import time
 
 import pytest
 
@@ -12,8 +13,12 @@ launch_pytest = pytest.importorskip('launch_pytest')
 
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError  # noqa: E402
 from helpers_ros import client_in, EXTRINSICS, LAX, new_domain, write_world  # noqa: E402
-from launch import LaunchDescription, LaunchService  # noqa: E402
-from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable  # noqa: E402
+from launch import LaunchContext, LaunchDescription, LaunchService  # noqa: E402
+from launch.actions import (  # noqa: E402
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    SetEnvironmentVariable,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 from launch_pytest.actions import ReadyToTest  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
@@ -78,6 +83,21 @@ def test_the_node_comes_up_by_itself_and_arguments_beat_the_file():
         assert infos.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
 
+@pytest.mark.parametrize(('namespace', 'logger'), [
+    ('', 'localizer'), ('car', 'car.localizer'), ('/fleet/car', 'fleet.car.localizer')])
+def test_the_log_level_is_that_of_the_nodes_logger(namespace, logger):
+    context, source = LaunchContext(), PythonLaunchDescriptionSource(
+        str(LAUNCH / 'localization.launch.py'))
+    description = source.get_launch_description(context)
+    context.launch_configurations.update(namespace=namespace, log_level='debug')
+    for entity in description.entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.visit(context)
+    node, = description.entities[-1].visit(context)
+    words = [getattr(substitution, 'text', '') for part in node.cmd for substitution in part]
+    assert f'{logger}:=debug' in words
+
+
 def run(file: str, **arguments) -> int:
     """Return the exit code of a launch, as `ros2 launch` would."""
     kept = dict(os.environ)
@@ -105,3 +125,11 @@ def test_a_replay_ends_with_its_bag_and_the_verdict(world, wanted, code):
     assert summary['coverage']['attempted'] == 6
     assert (out / 'overview.png').is_file()
     assert summary['verdict']['passed'] is (code == 0)
+
+
+def test_a_replay_whose_localizer_cannot_start_ends_at_once(world):
+    started = time.monotonic()
+    assert run('replay.launch.py', bag=world / 'bag', database=world / 'other',
+               output=world / 'nothing', model=world / 'model',
+               params_file=world / 'lax.yaml') == 1
+    assert time.monotonic() - started < 45.0  # replay waits 60 s for subscribers

@@ -1,0 +1,47 @@
+"""How the process of a node begins and ends, the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import re
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from ..errors import InputError
+
+
+@contextlib.contextmanager
+def ros(args: list[str] | None = None) -> Iterator[SingleThreadedExecutor]:
+    """
+    Start ROS, yield an executor for the node, and end both; an interrupt ends the block, no more.
+
+    args: of the command line, None for the process's own; those that ROS cannot read are an
+    InputError. A node is best added at once, so that it is destroyed even if it cannot be made
+    whole: what still talks over DDS when the interpreter ends may crash it.
+    """
+    try:
+        rclpy.init(args=args)
+    except Exception as error:  # RCLError and others, which have no public base.
+        raise InputError(_refused(str(error))) from error
+    executor = SingleThreadedExecutor()
+    try:
+        yield executor
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        nodes = executor.get_nodes()
+        # First, since its wait set holds on to the nodes' subscriptions and timers.
+        executor.shutdown()
+        for node in nodes:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _refused(reason: str) -> str:
+    """Return rcl's reason without the places in its source, and what to do about it."""
+    reason = re.sub(r', at \S+:\d+', '', reason).removeprefix('failed to initialize rcl: ')
+    if 'Sequence should be of same type' in reason:
+        return f'{reason}: in a list of numbers write 1.0, not 1'
+    return f'ROS cannot read the arguments: {reason}'
