@@ -33,18 +33,19 @@ class LocalizerConfig(BaseModel):
     top_k: places searched for each image. temperature: difference of cosines that makes a place
     e times less likely. merge_radius_m: places this near to the best one form its cluster.
     min_score: cosine of the best place, min_weight: share of the weight in its cluster, below
-    which there is no fix. min_contrast: standard deviation of grey levels (0 to 255) of an image
-    that shows something. The rest are standard deviations that remain when all places agree, see
-    `covariance`.
+    which there is no fix; both, like temperature, were set for the shipped model on cities apart
+    from training and test (its card says what they let through). min_contrast: standard deviation
+    of grey levels (0 to 255) of an image that shows something. The rest are standard deviations
+    that remain when all places agree, see `covariance`.
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
     top_k: int = Field(default=20, ge=1)
-    temperature: float = Field(default=0.05, gt=0.0)
+    temperature: float = Field(default=0.03, gt=0.0)
     merge_radius_m: float = Field(default=20.0, gt=0.0)
     min_score: float = Field(default=0.0, ge=-1.0, le=1.0)
-    min_weight: float = Field(default=0.3, ge=0.0, le=1.0)
+    min_weight: float = Field(default=0.7, ge=0.0, le=1.0)
     min_contrast: float = Field(default=4.0, ge=0.0)
     lateral_sigma_m: float = Field(default=2.0, gt=0.0)
     heading_sigma_deg: float = Field(default=5.0, gt=0.0)
