@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from saliency_i2ploc_ros.data.drive import CameraStream, Drive, Stream, Trajectory
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.evaluation.offline import evaluate_drive, has_truth
-from saliency_i2ploc_ros.evaluation.pictures import display_cloud
+from saliency_i2ploc_ros.evaluation.pictures import display_cloud, queries_to_show
 from saliency_i2ploc_ros.evaluation.report import summary_table, write_report
+from saliency_i2ploc_ros.evaluation.summary import Record
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
 from saliency_i2ploc_ros.geometry.poses import apply, planar, R_base_optical, transform
 from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
@@ -128,6 +129,18 @@ def table_text(summary):
     text = io.StringIO()
     Console(width=100, file=text).print(summary_table(summary))
     return text.getvalue()
+
+
+def test_the_queries_shown_are_the_median_the_worst_and_a_rejection():
+    truth = planar(0.0, 0.0, 0.0)
+    records = [Record(i, planar(error, 0.0, 0.0), np.eye(6), None, truth=truth,
+                      places=np.array([0])) for i, error in enumerate([3.0, 90.0, 1.0, 4.0, 2.0])]
+    records += [Record(10 + i, None, None, 'ambiguous', truth=truth, places=np.array([0]))
+                for i in range(3)]
+    shown = queries_to_show(records)
+    assert [record.stamp_ns for _, record in shown] == [0, 1, 11]
+    assert queries_to_show(records[:0]) == []
+    assert [record.stamp_ns for _, record in queries_to_show(records[5:])] == [11]
 
 
 def test_the_display_cloud_is_thinned_and_in_the_map():

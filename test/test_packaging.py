@@ -1,5 +1,6 @@
 """The package as pip and colcon install it."""
 
+import ast
 import os
 from pathlib import Path
 import re
@@ -90,7 +91,11 @@ def test_every_imported_library_is_declared():
     without = {'safetensors', 'laspy', 'pypcd4', 'embreex'}
     imported = set()
     for path in (TOP / NAME).rglob('*.py'):
-        imported |= set(re.findall(r'^\s*(?:from|import) (\w+)', path.read_text(), re.MULTILINE))
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split('.')[0])
     for name in imported - set(sys.stdlib_module_names) - {NAME}:
         if name in without:
             assert re.search(rf'pip install .*\b{name}\b', readme), name

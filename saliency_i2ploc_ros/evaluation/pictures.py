@@ -37,19 +37,39 @@ def draw_overview(
     Draw the map with true and estimated positions, and three queries beside the submaps found.
 
     records: in the order of their stamps. image_of: returns a record's image (H, W, 3) RGB or
-    None. The three queries stand at 1/6, 3/6 and 5/6 of the run, so that nobody chose them.
+    None. The three queries are chosen by rule, not by hand: see `queries_to_show`.
     """
     figure = Figure(figsize=(16, 9), dpi=110, layout='constrained')
     grid = figure.add_gridspec(3, 3, width_ratios=[2.1, 1.45, 1.0])
     _draw_map(figure, figure.add_subplot(grid[:, 0]), records, database)
-    answered = [r for r in records if len(r.places)]
-    shown = [answered[len(answered) * i // 6] for i in (1, 3, 5)] if answered else []
-    for row, record in enumerate(shown):
+    for row, (name, record) in enumerate(queries_to_show(records)):
         seconds = (record.stamp_ns - records[0].stamp_ns) * 1e-9
-        _draw_query(figure.add_subplot(grid[row, 1]), record, image_of(record), seconds)
+        _draw_query(figure.add_subplot(grid[row, 1]), record, image_of(record),
+                    f'{name}, at {seconds:.1f} s')
         _draw_submap(figure.add_subplot(grid[row, 2]), record, database, last=row == 2)
     figure.suptitle(title or 'Fixes on the map', fontsize=15, fontweight='bold')
     _save(figure, path)
+
+
+def queries_to_show(records: Sequence[Record]) -> list[tuple[str, Record]]:
+    """
+    Return up to three named queries that tell a run: how it mostly goes, and how it fails.
+
+    The fix of median error, the fix of the largest error, and the middle one of the rejections;
+    without truth the first and the last fix. Queries without candidates are passed over.
+    """
+    answered = [r for r in records if len(r.places)]
+    fixes = [r for r in answered if r.T_map_base is not None]
+    judged = sorted((r for r in fixes if r.has_truth), key=lambda r: r.error_m)
+    shown = []
+    if judged:
+        shown += [('Fix of median error', judged[len(judged) // 2]), ('Worst fix', judged[-1])]
+    elif fixes:
+        shown += [('First fix', fixes[0]), ('Last fix', fixes[-1])]
+    rejected = [r for r in answered if r.T_map_base is None]
+    if rejected:
+        shown.append(('Rejected', rejected[len(rejected) // 2]))
+    return shown
 
 
 def draw_errors(path: Path, records: Sequence[Record], title: str = '') -> None:
@@ -176,15 +196,15 @@ def _draw_fixes_by_error(
 
 
 def _draw_query(
-    axes: Any, record: Record, image: NDArray[np.uint8] | None, seconds: float,
+    axes: Any, record: Record, image: NDArray[np.uint8] | None, name: str,
 ) -> None:
     if record.T_map_base is None:
-        verdict = f'rejected: {record.rejection}'
+        verdict = str(record.rejection)
     elif math.isfinite(record.error_m):
-        verdict = f'fix {record.error_m:.1f} m from the truth'
+        verdict = f'{record.error_m:.1f} m from the truth'
     else:
-        verdict = 'fix'
-    axes.set_title(f'Query at {seconds:.1f} s: {verdict}', fontsize=11)
+        verdict = 'the truth is not known'
+    axes.set_title(f'{name}: {verdict}', fontsize=11)
     axes.set_axis_off()
     if image is None:
         axes.text(0.5, 0.5, 'image not at hand', ha='center', transform=axes.transAxes)
