@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from saliency_i2ploc_ros.cli import main as cli
 from saliency_i2ploc_ros.data.city.generate import generate_city
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.encoders.config import CITY, ImageConfig, ModelConfig
@@ -205,7 +206,7 @@ def test_schedule_warms_up_and_ends_at_zero(city):
     assert np.all(np.diff(factors[10:]) < 0)
 
 
-def test_ctrl_c_of_the_command_ends_cleanly(city, tmp_path):
+def test_ctrl_c_of_the_command_ends_cleanly(city, tmp_path, monkeypatch):
     root, _ = city
     run = tmp_path / 'run'
     process = subprocess.Popen(
@@ -224,3 +225,13 @@ def test_ctrl_c_of_the_command_ends_cleanly(city, tmp_path):
     assert process.returncode == 0, errors
     assert '--resume' in errors and 'Traceback' not in errors
     assert list(run.glob('checkpoints/*/state.json'))
+
+    # Typed as advised, without the settings, it goes on by the recipe of the run.
+    last = int(next(run.glob('checkpoints/*')).name)
+    monkeypatch.setattr(sys, 'argv', ['i2ploc', 'train', str(root), '--out', str(run), '--resume'])
+    trained = {}
+    monkeypatch.setattr('saliency_i2ploc_ros.training.trainer.train',
+                        lambda config, *rest: trained.update(steps=config.steps) or run / 'model')
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and trained == {'steps': 100000} and last > 0

@@ -26,9 +26,9 @@ def command(
     width: Annotated[int, typer.Option(help='Width of the images, in pixels.')] = 320,
     step: Annotated[float, typer.Option(help='Metres from frame to frame.')] = 1.6,
     image_every: Annotated[int, typer.Option(
-        help='An image at each how manieth frame.', min=1)] = 2,
+        help='An image at each n-th frame.', min=1)] = 2,
     scan_every: Annotated[int, typer.Option(
-        help='A scan at each how manieth frame; one takes 0.6 MB.', min=1)] = 1,
+        help='A scan at each n-th frame; one takes 0.6 MB.', min=1)] = 1,
     columns: Annotated[int, typer.Option(
         help='Columns of a scan of 64 beams.', min=8, max=4096)] = 512,
     reverse: Annotated[list[int] | None, typer.Option(

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..storage import shared_directory
 
 
 def command(
     root: Annotated[Path, typer.Argument(help='The data set that holds the drive to localize.')],
     map_path: Annotated[Path, typer.Option('--map', help='The map, from `i2ploc build-map`.')],
-    model: Annotated[Path, typer.Option(help='The model that the map was built with.')],
     out: Annotated[Path, typer.Option(
         help='Folder for summary.json, fixes.tum, truth.tum, overview.png, errors.png.')],
     drive: Annotated[str | None, typer.Option(
@@ -28,6 +28,8 @@ def command(
     min_weight: Annotated[float | None, typer.Option(
         min=0.0, max=1.0, help='Share of the weight near the best place below which an image is '
         'rejected; 0 accepts the most ambiguous.')] = None,
+    model: Annotated[Path | None, typer.Option(
+        help='The model that the map was built with; default: the shipped one.')] = None,
     device: Annotated[str, typer.Option(help='Where the model runs: cpu or cuda.')] = 'cpu',
 ) -> None:
     """
@@ -49,6 +51,7 @@ def command(
     name = opened.camera_named(camera)
     given: dict[str, Any] = {'min_score': min_score, 'min_weight': min_weight}
     config = LocalizerConfig(**{key: value for key, value in given.items() if value is not None})
+    model = model or shared_directory('models') / 'city'
     localizer = open_localizer(model, map_path, config, device)
     if out.exists() and not out.is_dir():
         raise InputError(f'{out} is a file: name a folder for the results')

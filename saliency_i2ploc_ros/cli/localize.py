@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..storage import shared_directory
 
 
 def command(
     image: Annotated[Path, typer.Argument(help='The image file (PNG, JPEG, ...).')],
     map_path: Annotated[Path, typer.Option('--map', help='The map, from `i2ploc build-map`.')],
-    model: Annotated[Path, typer.Option(help='The model that the map was built with.')],
     camera: Annotated[str | None, typer.Option(
         metavar='FX,FY,CX,CY', help='Intrinsics of the rectified image, pixels. Only a model for '
         'panoramas can do without.')] = None,
@@ -22,6 +22,8 @@ def command(
         help='Where the camera looks in the vehicle: degrees to the left of ahead.')] = 0.0,
     as_json: Annotated[bool, typer.Option(
         '--json', help='Print the whole answer, with its candidates, as JSON.')] = False,
+    model: Annotated[Path | None, typer.Option(
+        help='The model that the map was built with; default: the shipped one.')] = None,
     device: Annotated[str, typer.Option(help='Where the model runs: cpu or cuda.')] = 'cpu',
 ) -> None:
     """
@@ -37,6 +39,7 @@ def command(
 
     pixels = read_image(image)
     pinhole = None if camera is None else parse_camera(camera, pixels.shape[1], pixels.shape[0])
+    model = model or shared_directory('models') / 'city'
     localizer = open_localizer(model, map_path, device=device)
     T_base_camera = planar(0.0, 0.0, math.radians(yaw)) @ transform(R_base_optical)
     answer = localizer.localize(pixels, pinhole, T_base_camera).as_dict()

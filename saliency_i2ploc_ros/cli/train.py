@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from ..errors import InputError
+from ..storage import read_json
 
 
 def command(
@@ -29,21 +30,22 @@ def command(
     setting: Annotated[list[str], typer.Option(
         '--set', help='A setting of the recipe, as steps=5000 or model.image.depth=6.',
         metavar='NAME=VALUE')] = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in OUT.')] = False,
+    resume: Annotated[bool, typer.Option(
+        '--resume', help='Go on with the run in OUT, by the recipe recorded there.')] = False,
 ) -> None:
     """
     Train an image encoder and a point cloud encoder that agree about places.
 
     A city's first drive is its map and all its drives are asked; any other drive is its own map.
     Ctrl-C stops after the current step and keeps a checkpoint. The model with the best held-out
-    recall is OUT/model.
+    recall (without held-out drives: the last one) is OUT/model.
     """
     from ..training.config import TrainingConfig
     from ..training.trainer import train
 
-    recipe: dict[str, Any] = {'model': preset_config(preset),
-                              'sites': sites_of(roots, drive),
-                              'held_out': sites_of(held_out, held_out_drive)}
+    recipe: dict[str, Any] = recorded(out) if resume else {
+        'model': preset_config(preset), 'sites': sites_of(roots, drive),
+        'held_out': sites_of(held_out, held_out_drive)}
     for item in setting:
         put(recipe, item)
     config = checked(TrainingConfig, recipe)
@@ -52,6 +54,14 @@ def command(
                          '--drive and --held-out-drive')
     model = train(config, out, resume, init)
     typer.echo(model)
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """Return the recipe that a run was begun with."""
+    if not (run / 'config.json').is_file():
+        raise InputError(f'there is no run in {run} to resume: leave --resume out')
+    recipe: dict[str, Any] = read_json(run / 'config.json')['training']
+    return recipe
 
 
 def put(recipe: dict[str, Any], item: str) -> None:

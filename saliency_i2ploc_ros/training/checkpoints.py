@@ -52,8 +52,8 @@ def load_checkpoint(
     state = read_json(folder / 'state.json')
     for name, value in facts.items():
         if state.get(name) != value:
-            raise InputError(f'{folder} was made with another {name}: resume with the same '
-                             'settings, or train into a new folder')
+            raise InputError(f'{folder} was made with another {name}: resume without '
+                             '--set, or train into a new folder')
     try:
         module.load_state_dict(load_file(folder / 'module.safetensors'))
         tensors = load_file(folder / 'optimizer.safetensors')
