@@ -47,12 +47,7 @@ from .diagnostics import diagnostic_array, FAILURES, Health
 from .frames import Extrinsics, extrinsics_of, send_static_transform
 from .newest import NewestWorker
 from .pipeline import Pipeline, rejection
-from .running import ros
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+from .running import ros, SubscriptionEventCallbacks
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 RELIABLE = ReliabilityPolicy.RELIABLE

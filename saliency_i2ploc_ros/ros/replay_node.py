@@ -30,7 +30,8 @@ IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 LATCHED_TOPICS = ('/tf_static', '/robot_description')
 CLOCK_PERIOD_S = 0.01
-SETTLE_S = 0.5  # from the first subscriber seen to the first message: others may still be matching
+POSE, POSES_KEPT = 'geometry_msgs/msg/PoseStamped', 1000
+SETTLE_S = 1.0  # from the first subscriber seen to the first message: others may still be matching
 GIVE_UP_AFTER = 5  # answers missing in a row
 
 
@@ -98,11 +99,12 @@ class Replay(Node):
             if kind is None:
                 self.get_logger().warning(f'{topic} is left out: {name} is not installed')
                 continue
-            latched = topic in LATCHED_TOPICS
+            # Poses are kept: who matches late, as a busy evaluator may, still gets all of them.
+            depth = 1 if topic in LATCHED_TOPICS else POSES_KEPT if name == POSE else 10
             self._outputs[topic] = self.create_publisher(kind, topic, QoSProfile(
-                depth=1 if latched else 10, reliability=ReliabilityPolicy.RELIABLE,
-                durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched
-                            else DurabilityPolicy.VOLATILE)))
+                depth=depth, reliability=ReliabilityPolicy.RELIABLE,
+                durability=(DurabilityPolicy.VOLATILE if depth == 10
+                            else DurabilityPolicy.TRANSIENT_LOCAL)))
 
     def _wait_for_subscribers(self) -> None:
         """Wait for the topics of `wait_for`, all of them; if that is empty, for any image's."""

@@ -1,4 +1,4 @@
-"""How the process of a node begins and ends, the same for all of them."""
+"""How a node's process begins and ends, the same for all, and what ROS versions name apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from ..errors import InputError
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+__all__ = ['SubscriptionEventCallbacks', 'ros']
 
 
 @contextlib.contextmanager
