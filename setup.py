@@ -42,7 +42,11 @@ setup(
         'rosbags>=0.10', 'matplotlib>=3.5', 'tensorboard>=2.10', 'laspy[lazrs]>=2.3',
         'plyfile>=1.0', 'pypcd4>=1.0', 'embreex>=2.17', 'transforms3d>=0.4',
     ],
-    extras_require={'test': ['pytest>=7.4', 'pytest-timeout', 'hypothesis']},
+    extras_require={
+        'test': ['pytest>=7.4', 'pytest-timeout', 'hypothesis'],
+        'hub': ['huggingface_hub>=0.20'],
+        'export': ['torch>=2.9', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'],
+    },
     zip_safe=False,
     entry_points={'console_scripts': [
         'i2ploc = saliency_i2ploc_ros.cli.main:main',

@@ -8,8 +8,8 @@ import sys
 import saliency_i2ploc_ros
 
 PACKAGE = Path(saliency_i2ploc_ros.__file__).parent
-ROOMS = ('errors', 'storage', 'progress', 'geometry', 'data', 'encoders', 'mapping',
-         'localization', 'evaluation', 'training', 'ros', 'cli')
+ROOMS = ('errors', 'storage', 'progress', 'distributed', 'geometry', 'data', 'encoders',
+         'export', 'mapping', 'localization', 'evaluation', 'training', 'ros', 'cli')
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -69,7 +69,8 @@ def test_the_core_imports_neither_ros_nor_the_data_rooms_torch():
         '        importlib.import_module(info.name)\n'
         'load("geometry"); load("data")\n'
         'assert "torch" not in sys.modules\n'
-        'for room in ("encoders", "mapping", "localization", "evaluation", "training", "cli"):\n'
+        'for room in ("encoders", "export", "mapping", "localization", "evaluation", "training",'
+        ' "cli"):\n'
         '    load(room)\n')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

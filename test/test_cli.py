@@ -10,7 +10,8 @@ import pytest
 
 from saliency_i2ploc_ros.cli import main as cli
 
-COMMANDS = ('demo', 'city', 'show', 'train', 'model', 'build-map', 'localize', 'evaluate', 'bag')
+COMMANDS = ('demo', 'city', 'show', 'train', 'model', 'build-map', 'localize', 'evaluate',
+            'saliency', 'ablate', 'export', 'bag')
 
 
 def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 import shutil
+import socket
+import subprocess
+import sys
 
 from helpers_drives import real_data, SHARED
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 import torch
 
 from saliency_i2ploc_ros.cli import build_map
@@ -19,11 +24,12 @@ from saliency_i2ploc_ros.encoders.config import (
     ImageConfig,
     ModelConfig,
     TokenConfig,
+    View,
 )
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.geometry.poses import planar
+from saliency_i2ploc_ros.geometry.poses import apply, planar
 from saliency_i2ploc_ros.mapping import database as module
 from saliency_i2ploc_ros.mapping.builder import build_database, encode_submaps
 from saliency_i2ploc_ros.mapping.database import ARRAYS, PlaceDatabase, write_database
@@ -232,7 +238,7 @@ def test_builder_skips_and_counts_what_is_too_thin(store, model, tmp_path, caplo
         database = build_database(store, model, tmp_path / 'map')
     skipped = len(store) - len(database)
     assert 0 < skipped < len(store) / 2
-    assert f'{skipped} of {len(store)} submaps' in caplog.text
+    assert f'{skipped} of {len(store)} views' in caplog.text
     assert database.schema.skipped == skipped + store.skipped
     assert database.schema.encoder_hash == encoder_hash(model)
     assert database.schema.preprocessing_hash == preprocessing_hash(model.config)
@@ -253,6 +259,54 @@ def test_descriptors_do_not_depend_on_the_batch(store, model):
     np.testing.assert_array_equal(one.indices, many.indices)
     np.testing.assert_allclose(one.descriptors, many.descriptors, atol=1e-5)
     assert np.ptp(one.descriptors, axis=0).max() > 1e-3, 'all submaps look alike'
+
+
+def test_each_view_of_a_submap_is_a_place(store, model, tmp_path):
+    back = View(left_m=3.0, yaw_deg=180.0)
+    both = CONFIG.model_copy(update={'views': (View(), back)})
+    two = DualEncoder(both).eval()
+    two.load_state_dict(model.state_dict())
+    ahead, around = encode_submaps(store, model), encode_submaps(store, two)
+    first = np.flatnonzero(np.abs(around.T_base_view[:, 0, 0] - 1.0) < 1e-9)
+    np.testing.assert_allclose(around.descriptors[first], ahead.descriptors, atol=1e-5)
+    other = np.setdiff1d(np.arange(len(around.indices)), first)
+    assert len(other) > len(store) / 2
+    # Three metres to the left of the vehicle, looking back.
+    i = other[0]
+    expected = store.poses[around.indices[i]] @ planar(0.0, 3.0, np.pi)
+    np.testing.assert_allclose(around.T_map_place[i], expected, atol=1e-9)
+    # What it is shown is what the points look like from there: the same as a drive that way.
+    points = store.points(int(around.indices[i]))
+    turned = np.stack([-points[:, 0], 3.0 - points[:, 1], points[:, 2]], 1)
+    np.testing.assert_allclose(
+        store.view(int(around.indices[i]), planar(0.0, 3.0, np.pi))[:, :2], turned[:, :2],
+        atol=1e-4)
+    database = build_database(store, two, tmp_path / 'map')
+    np.testing.assert_allclose(database.T_map_base, around.T_map_place, atol=1e-6)
+    place = int(np.flatnonzero(np.abs(database.T_map_base[:, :3, 3]
+                                      - expected[:3, 3]).max(1) < 1e-6)[0])
+    in_map = apply(database.T_map_base[place], database.cloud(place))
+    near, _ = cKDTree(apply(store.poses[around.indices[i]], points)).query(in_map)
+    assert near.max() < 1e-3, 'the points that are shown stand elsewhere than the submap'
+
+
+def test_processes_share_the_encoding_and_write_one_map(world, tmp_path):
+    given = ['build-map', '--cloud', str(world / 'map.ply'), '--trajectory',
+             str(world / 'track.txt'), '--model', str(world / 'model'), '--out']
+    environment = {**os.environ, 'I2PLOC_CACHE': str(tmp_path / 'cache'), 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-m', 'saliency_i2ploc_ros.cli.main', *given]
+    subprocess.run([*command, str(tmp_path / 'one')], env=environment, check=True)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    ranks = [subprocess.Popen([*command, str(tmp_path / 'two')], env={
+        **environment, 'RANK': str(rank), 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': port}) for rank in range(2)]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    one, two = PlaceDatabase.open(tmp_path / 'one'), PlaceDatabase.open(tmp_path / 'two')
+    np.testing.assert_allclose(one.descriptors, two.descriptors, atol=1e-6)
+    np.testing.assert_array_equal(one.T_map_base, two.T_map_base)
+    assert one.schema.skipped == two.schema.skipped
 
 
 def test_builder_refuses_submaps_of_another_size(world, model, tmp_path):

@@ -131,7 +131,7 @@ def test_the_strength_is_set_in_the_model_and_in_its_configuration():
         none = model.encode_image(images)
     assert model.config.aggregation.saliency_strength == 0.0
     assert (one.descriptor - none.descriptor).abs().max() > 1e-5
-    assert torch.equal(none.descriptor, model.image.aggregation(none.tokens))
+    assert torch.equal(none.features, model.image.aggregation(none.tokens))
     assert SMALL.aggregation.saliency_strength == 1.0
 
 

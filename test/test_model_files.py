@@ -15,7 +15,6 @@ from saliency_i2ploc_ros.encoders.config import (
     ModelConfig,
     PAPER,
     parse_config,
-    PRESETS,
     TokenConfig,
 )
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
@@ -27,6 +26,7 @@ from saliency_i2ploc_ros.encoders.files import (
     save_model,
 )
 from saliency_i2ploc_ros.encoders.image import ImageEncoder, resize_positions
+from saliency_i2ploc_ros.encoders.presets import PRESETS
 from saliency_i2ploc_ros.encoders.weights import load_timm_vit
 from saliency_i2ploc_ros.errors import InputError
 

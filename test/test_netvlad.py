@@ -29,8 +29,7 @@ def plain_netvlad(m, x):
     v = a.transpose(1, 2) @ x - a.sum(1)[:, :, None] * m.centres
     v = F.normalize(F.normalize(v, dim=2).reshape(len(x), -1), dim=1)
     y = F.linear(v, m.project.weight)
-    y = y * torch.sigmoid(F.linear(y, m.gate.weight, m.gate.bias))
-    return F.normalize(y, dim=1)
+    return y * torch.sigmoid(F.linear(y, m.gate.weight, m.gate.bias))
 
 
 def test_strength_0_is_plain_netvlad_to_the_bit():
@@ -73,7 +72,7 @@ def test_the_mean_is_weighted_too():
     weight = attention / attention.mean(1, keepdim=True)
     for given, mean in ((None, tokens.mean(1)),
                         (saliency_weight(attention, 1.0), (tokens * weight[..., None]).mean(1))):
-        expected = F.normalize(m.project_mean(m.mean_norm(mean)), dim=1)
+        expected = m.project_mean(m.mean_norm(mean))
         torch.testing.assert_close(m(tokens, given), expected)
 
 
@@ -96,14 +95,13 @@ def test_attention_reaches_the_weights_undamped():
 
 
 @pytest.mark.parametrize('config', [PUBLISHED, WITH_MEAN])
-def test_descriptors_are_unit_and_free_of_order_and_repetition(config):
+def test_features_are_free_of_order_and_repetition(config):
     m = made(config)
     tokens, attention = tokens_and_attention()
     weight = saliency_weight(attention, 1.0)
     with torch.no_grad():
         one = m(tokens, weight)
         order = torch.randperm(20)
-        torch.testing.assert_close(one.norm(dim=1), torch.ones(3))
         torch.testing.assert_close(m(tokens[:, order], weight[:, order]), one)
         torch.testing.assert_close(m(tokens.repeat(1, 2, 1), weight.repeat(1, 2)), one,
                                    atol=1e-4, rtol=1e-4)
@@ -127,3 +125,22 @@ def test_sums_start_small_beside_the_mean():
     sums = m.project(m.sums_norm(m.sums(tokens, None).flatten(1))).std()
     mean = m.project_mean(m.mean_norm(tokens.mean(1))).std()
     assert 0.03 < (sums / mean).item() < 0.3
+
+
+def test_a_layout_keeps_where_tokens_are():
+    m = NetVLAD(12, 16, WITH_MEAN.model_copy(update={'layout': 3}), 20)
+    tokens, attention = tokens_and_attention()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    plain = NetVLAD(12, 16, WITH_MEAN)
+    plain.load_state_dict({k: v for k, v in m.state_dict().items() if 'layout' not in k})
+    with torch.no_grad():
+        kept = m(tokens) - plain(tokens)
+        # Token by token: what each adds depends on its place alone.
+        x = m.layout_norm(m.layout_in(tokens).reshape(3, 60))
+        expected = sum(x[:, 3 * n:3 * n + 3] @ m.layout_out.weight[:, 3 * n:3 * n + 3].T
+                       for n in range(20))
+        torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-5)
+        moved = m(tokens[:, order]) - plain(tokens[:, order])
+        assert (moved - kept).abs().max() > 1e-2
+        weight = saliency_weight(attention, 1.0)
+        assert (m(tokens, weight) - plain(tokens, weight) - kept).abs().max() > 1e-2

@@ -12,6 +12,7 @@ from saliency_i2ploc_ros.evaluation.recall import (
     chance_level,
     count_positives,
     one_percent,
+    paired_bootstrap,
     recall_at,
     recall_of_positions,
     trajectory_blocks,
@@ -119,3 +120,46 @@ def test_blocks_make_the_interval_as_wide_as_the_stretches_differ():
     assert high - low > 3 * (naive[1] - naive[0])
     assert (low, high) == block_bootstrap(hits, blocks)  # seeded
     assert np.isnan(block_bootstrap(hits[:20], blocks[:20])).all()  # one block says nothing
+
+
+def test_chance_takes_each_querys_own_map():
+    """Brute force over every draw, with fewer places for the second query, and none left over."""
+    positives, places, k = np.array([2, 1, 0]), np.array([6, 2, 3]), 3
+    expected = [np.mean([any(i < m for i in draw) for draw in combinations(range(n), min(k, n))])
+                for m, n in zip(positives, places, strict=True)]
+    assert chance_level(positives, places, k) == pytest.approx(np.mean(expected))
+
+
+def test_paired_differences_are_of_the_same_blocks():
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.arange(20), 10)
+    hard = np.repeat(rng.random(20) < 0.5, 10)  # streets on which either run fails
+    a = ~hard & (rng.random(200) < 0.9)
+    b = ~hard
+    difference, low, high = paired_bootstrap(a, b, blocks)
+    assert difference == pytest.approx(b.mean() - a.mean())
+    assert 0.0 < low < difference < high
+    # Unpaired, the hard streets would hide it.
+    a_high = block_bootstrap(a, blocks)[1]
+    b_low, b_high = block_bootstrap(b, blocks)
+    assert b_low < a_high and high - low < 0.5 * (b_high - b_low)
+    assert paired_bootstrap(a, a, blocks) == (0.0, 0.0, 0.0)
+    assert paired_bootstrap(b, a, blocks)[0] == pytest.approx(-difference)
+    assert np.isnan(paired_bootstrap(a[:5], b[:5], blocks[:5])[1:]).all()
+    assert np.isnan(paired_bootstrap(a[:0], b[:0], blocks[:0])).all()
+    with pytest.raises(ValueError):
+        paired_bootstrap(a, b[:-1], blocks)
+
+
+def test_paired_intervals_cover_as_often_as_they_say():
+    """Simulated runs of a known difference: 95 % intervals hold it in about 95 % of them."""
+    rng = np.random.default_rng(1)
+    held, rounds = 0, 200
+    for seed in range(rounds):
+        blocks = np.repeat(np.arange(40), 5)
+        street = np.repeat(rng.normal(0, 0.2, 40), 5)
+        a = street + rng.normal(0, 0.3, 200)
+        b = street + 0.1 + np.repeat(rng.normal(0, 0.1, 40), 5) + rng.normal(0, 0.3, 200)
+        _, low, high = paired_bootstrap(a, b, blocks, seed=seed, samples=300)
+        held += low <= 0.1 <= high
+    assert 0.87 * rounds <= held <= 0.99 * rounds

@@ -48,7 +48,10 @@ def command(
 
     The drive's LiDAR scans are gathered and cut into a submap every few metres (kept in the
     cache), and each submap is encoded. The map fits only the model that it was built with.
+    `torchrun --nproc-per-node N -m saliency_i2ploc_ros.cli.main build-map ...` shares the
+    encoding among N processes or GPUs.
     """
+    from ..distributed import device_of, in_turn, start, stop, world
     from ..encoders.files import load_model
     from ..mapping.builder import build_database
 
@@ -57,11 +60,19 @@ def command(
     check_source(root, cloud, trajectory)
     loaded = load_model(model or shared_directory('models') / 'city')
     config = with_spacing(loaded.config.submap, spacing)
-    store = submaps(root, drive, cloud, trajectory, scale, config)
-    database = build_database(store, loaded.to(on_device(device)), out, overwrite)
+    here = world()
+    start(here)
+    with in_turn(here):
+        store = submaps(root, drive, cloud, trajectory, scale, config)
+    where = str(device_of()) if here.size > 1 else on_device(device)
+    database = build_database(store, loaded.to(where), out, overwrite, world=here)
+    stop(here)
+    if not here.writes:
+        return
     schema = database.schema
     typer.echo(f'{out}: {schema.places} places every {schema.spacing_m:g} m of {schema.source}, '
-               f'{schema.skipped} left out, model {schema.model_name} {schema.encoder_hash}')
+               f'{schema.skipped} left out for too few points, model {schema.model_name} '
+               f'{schema.encoder_hash}')
     if picture is not None:
         draw_map(database, picture)
         typer.echo(f'{picture}: written')

@@ -22,8 +22,14 @@ def command(
     traversals: Annotated[int, typer.Option(
         help='Drives through each: same streets, other light, traffic and lane.', min=1)] = 2,
     length: Annotated[float, typer.Option(help='Length of a drive, in metres.')] = 1000.0,
-    height: Annotated[int, typer.Option(help='Height of the images, in pixels.')] = 96,
-    width: Annotated[int, typer.Option(help='Width of the images, in pixels.')] = 320,
+    camera: Annotated[str, typer.Option(
+        help='perspective, fisheye (one to the left, one to the right) or panorama.',
+        )] = 'perspective',
+    height: Annotated[int | None, typer.Option(
+        help='Height of the images, in pixels; default: 96, of fisheyes 160.')] = None,
+    width: Annotated[int | None, typer.Option(
+        help='Width of the images, in pixels; default: 320, of fisheyes 160, of panoramas 384.',
+        )] = None,
     step: Annotated[float, typer.Option(help='Metres from frame to frame.')] = 1.6,
     image_every: Annotated[int, typer.Option(
         help='An image at each n-th frame.', min=1)] = 2,
@@ -39,6 +45,12 @@ def command(
         help='People by kilometre of street.', min=0.0)] = 14.0,
     weather: Annotated[str | None, typer.Option(
         help='clear, overcast, haze, dusk or wet; each drive its own if not given.')] = None,
+    scanned: Annotated[list[int] | None, typer.Option(
+        help='Number of a traversal that carries the LiDAR; may be repeated; default: all.')
+        ] = None,
+    pictured: Annotated[list[int] | None, typer.Option(
+        help='Number of a traversal that carries cameras; may be repeated; default: all.')
+        ] = None,
     depth: Annotated[bool, typer.Option('--depth', help='Write depth images too.')] = False,
     semantics: Annotated[bool, typer.Option(
         '--semantics', help="Write the images' classes too.")] = False,
@@ -52,27 +64,32 @@ def command(
 
     Images, LiDAR scans with classes, poses and calibration, all from one seed: the same seed
     gives the same files. A city that is finished is left as it is, so that a run that was
-    stopped goes on where it was. A drive of 1 km takes half a
-    minute on one core and 0.4 GB.
+    stopped goes on where it was. A drive of 1 km takes half a minute on one core and 0.4 GB, with
+    whichever camera. Of fisheyes every other command sees the two and, stitched, the panorama.
     """
     # Ray casting comes late, so that the other commands start without it.
-    from ..data.city.generate import generate_city
+    from ..data.city.generate import generate_city, IMAGE_SIZES
     from ..data.city.lidar import Lidar
     from ..data.city.sheet import draw_sheet
     from ..data.city.weather import KINDS
 
     if weather is not None and weather not in KINDS:
         raise InputError(f'no weather {weather!r}: choose one of {", ".join(KINDS)}')
+    if camera not in IMAGE_SIZES:
+        raise InputError(f'no camera {camera!r}: choose one of {", ".join(IMAGE_SIZES)}')
     if sheet is not None:
         draw_sheet(sheet, seed)
         typer.echo(f'{sheet}: written')
         return
+    default = IMAGE_SIZES[camera]
     options: dict[str, Any] = {
-        'traversals': traversals, 'length_m': length, 'image_size': (height, width),
+        'traversals': traversals, 'length_m': length, 'camera': camera,
+        'image_size': (height or default[0], width or default[1]),
         'step_m': step, 'image_every': image_every,
         'scan_every': scan_every, 'lidar': Lidar(columns=columns), 'reverse': tuple(reverse or ()),
         'cars_per_km': cars, 'people_per_km': people, 'weather': weather, 'depth': depth,
-        'semantics': semantics}
+        'semantics': semantics, 'scanned': None if scanned is None else tuple(scanned),
+        'pictured': None if pictured is None else tuple(pictured)}
     seeds = range(seed, seed + count)
     folders = [out / f'city-{s:04d}' for s in seeds]
     if jobs == 1 or count == 1:

@@ -25,6 +25,9 @@ def command(
     model: Annotated[Path | None, typer.Option(
         help='The model that the map was built with; default: the shipped one.')] = None,
     device: Annotated[str, typer.Option(help='Where the model runs: cpu or cuda.')] = 'cpu',
+    runtime: Annotated[str, typer.Option(
+        help='What runs the model: torch with its weights, or its export (`i2ploc export`) as '
+        'pt2 or onnx.')] = 'torch',
 ) -> None:
     """
     Say where one image was taken: the vehicle's position and heading in the map.
@@ -40,7 +43,7 @@ def command(
     pixels = read_image(image)
     pinhole = None if camera is None else parse_camera(camera, pixels.shape[1], pixels.shape[0])
     model = model or shared_directory('models') / 'city'
-    localizer = open_localizer(model, map_path, device=device)
+    localizer = open_localizer(model, map_path, device=device, runtime=runtime)
     T_base_camera = planar(0.0, 0.0, math.radians(yaw)) @ transform(R_base_optical)
     answer = localizer.localize(pixels, pinhole, T_base_camera).as_dict()
     typer.echo(json.dumps(answer, indent=2) if as_json else in_words(answer))

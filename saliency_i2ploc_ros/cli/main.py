@@ -11,7 +11,20 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
-from . import bag, build_map, city, demo, evaluate, localize, model, show, train
+from . import (
+    ablate,
+    bag,
+    build_map,
+    city,
+    demo,
+    evaluate,
+    export,
+    localize,
+    model,
+    saliency,
+    show,
+    train,
+)
 
 app = typer.Typer(
     name='i2ploc', no_args_is_help=True, add_completion=False, rich_markup_mode='markdown',
@@ -37,7 +50,8 @@ def root(
 
 for name, module in {
         'demo': demo, 'city': city, 'show': show, 'train': train, 'model': model,
-        'build-map': build_map, 'localize': localize, 'evaluate': evaluate, 'bag': bag}.items():
+        'build-map': build_map, 'localize': localize, 'evaluate': evaluate, 'saliency': saliency,
+        'ablate': ablate, 'export': export, 'bag': bag}.items():
     app.command(name)(module.command)
 
 

@@ -23,9 +23,9 @@ def command(
 
     A place database carries the two hashes of the model that made it and is refused with another.
     """
-    from ..encoders.config import PRESETS
     from ..encoders.dual import DualEncoder
     from ..encoders.files import encoder_hash, load_model, preprocessing_hash, read_provenance
+    from ..encoders.presets import PRESETS
 
     folder = Path(model)
     if folder.is_dir():
@@ -61,14 +61,27 @@ def image_input(config: ModelConfig) -> str:
     """Return the image branch's input in words."""
     image = config.image
     rows, columns = image.grid
-    view = 'resized as it is (panorama)' if image.camera is None else (
-        f'through a pinhole of {image.camera.horizontal_fov * 57.29578:.0f} degrees')
+    view = 'resized as it is' if image.camera is None else (
+        f'through a {type(image.camera).__name__.lower()} of '
+        f'{image.camera.horizontal_fov * 57.29578:.0f} degrees')
     return f'{image.width} x {image.height} RGB, {view}, {columns} x {rows} tokens'
 
 
 def cloud_input(config: ModelConfig) -> str:
     """Return the cloud branch's input in words."""
-    tokens = config.cloud.tokens
+    cloud = config.cloud
+    if cloud.kind == 'range':
+        turn = '' if cloud.projection == 'camera' else f' over {cloud.field_of_view_deg:g} deg'
+        return (f'{cloud.width} x {cloud.height} range image, {cloud.projection}{turn}, up to '
+                f'{cloud.max_range_m:g} m')
+    if cloud.kind == 'pointnet':
+        view = '' if cloud.field_of_view_deg is None else (
+            f' within {cloud.field_of_view_deg:g} deg')
+        return f'{cloud.points} points{view}, above {cloud.min_height_m:g} m'
+    if cloud.kind == 'voxels':
+        edges = ' x '.join(f'{edge:g}' for edge in cloud.voxel_m)
+        return f'{cloud.voxels[0]} voxels of {edges} m, up to {cloud.x_m[1]:g} m ahead'
+    tokens = cloud.tokens
     view = '' if tokens.field_of_view_deg is None else f' within {tokens.field_of_view_deg:g} deg'
     visible = ' visible' if tokens.visible_only else ''
     return (f'{tokens.points}{visible} points{view}, {tokens.centres} groups of '
@@ -78,7 +91,10 @@ def cloud_input(config: ModelConfig) -> str:
 def aggregation(config: ModelConfig) -> str:
     """Return the aggregation in words."""
     settings = config.aggregation
+    if settings.kind != 'netvlad':
+        return {'gem': 'generalised mean', 'projection': 'mean, residual head'}[settings.kind]
     extra = ', mean token' if settings.mean_token else ''
+    extra += f', channels squeezed {settings.squeeze} times' if settings.squeeze else ''
     return (f'NetVLAD of {settings.clusters} clusters{extra}, '
             f'saliency strength {settings.saliency_strength:g}')
 

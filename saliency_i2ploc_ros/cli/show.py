@@ -14,6 +14,7 @@ import typer
 
 from ..data.drive import CameraStream, Drive, Stream
 from ..errors import InputError
+from ..geometry.cameras import Pinhole
 from ..geometry.poses import apply, inverse, path_length
 from ..storage import atomic_file
 
@@ -101,17 +102,22 @@ def draw(drive: Drive, camera_name: str | None, frame: int | None, out: Path) ->
     index = int(found[0])
     image = drive.image(name, index)
     height, width = image.shape[:2]
+    tall = min(8.0, 14.0 * height / width)
 
-    figure = Figure(figsize=(14.0, 14.0 * height / width + 6.0), dpi=100, layout='constrained')
+    figure = Figure(figsize=(14.0, tall + 6.0), dpi=100, layout='constrained')
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, height_ratios=[14.0 * height / width, 6.0])
+    top, bottom = figure.subplots(2, 1, height_ratios=[tall, 6.0])
     top.imshow(image)
     if drive.lidar is not None:
         points = points_in_camera(drive, camera, index)
         pixels, inside = camera.camera.project(points)
-        drawn = top.scatter(*pixels[inside].T, c=points[inside, 2], s=2.5, cmap='turbo_r',
-                            norm=LogNorm(*DEPTHS_M), linewidths=0)
-        scale = figure.colorbar(drawn, ax=top, label='depth, m', format='%g',
+        # Round about there is no depth along one axis, and the points lie closer to each other.
+        ahead = isinstance(camera.camera, Pinhole)
+        far = points[:, 2] if ahead else np.linalg.norm(points, axis=1)
+        drawn = top.scatter(*pixels[inside].T, c=far[inside], s=2.5 if ahead else 1.2,
+                            cmap='turbo_r', norm=LogNorm(*DEPTHS_M), linewidths=0)
+        scale = figure.colorbar(drawn, ax=top, format='%g',
+                                label='depth, m' if ahead else 'range, m',
                                 ticks=[4, 6, 10, 20, 40, 60])
         scale.minorticks_off()
     top.set(title=f'{drive.name}, {name}, frame {camera.ids[index]}',

@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from ..errors import InputError
-from ..storage import read_json
+from ..storage import read_json, shared_directory
 
 
 def command(
@@ -23,37 +23,113 @@ def command(
         help='Train on these drives only (repeat the option).')] = [],  # noqa: B006
     held_out_drive: Annotated[list[str], typer.Option(
         help='Ask these drives only (repeat the option).')] = [],  # noqa: B006
-    preset: Annotated[str, typer.Option(help='The encoders: city or paper.')] = 'city',
+    config: Annotated[str | None, typer.Option(
+        help='A recipe: a YAML file of settings, or the name of one that is installed '
+        '(saliency_i2ploc, ours-city, ...).', metavar='FILE|NAME')] = None,
+    preset: Annotated[str | None, typer.Option(
+        help="The encoders: city, paper, ... By default the recipe's, else city.")] = None,
     init: Annotated[Path | None, typer.Option(
-        help='Weights to begin with: a model folder, or a safetensors file of a timm ViT for the '
-        'image branch.')] = None,
+        help='Weights to begin with: a model folder; or for the image branch a safetensors file '
+        'of timm (ViT, DINO, DINOv2, ResNet), or hub:OWNER/NAME@SHA256.')] = None,
     setting: Annotated[list[str], typer.Option(
         '--set', help='A setting of the recipe, as steps=5000 or model.image.depth=6.',
         metavar='NAME=VALUE')] = [],  # noqa: B006
+    overfit: Annotated[int | None, typer.Option(
+        help='Train on one batch of so many pairs at every step: a check that the recipe can '
+        'learn at all.', min=2)] = None,
     resume: Annotated[bool, typer.Option(
         '--resume', help='Go on with the run in OUT, by the recipe recorded there.')] = False,
+    lengthen: Annotated[int | None, typer.Option(
+        help='With --resume: go on to so many steps, more than the run was begun with; the '
+        'learning rates follow the longer schedule from there.', min=1)] = None,
 ) -> None:
     """
     Train an image encoder and a point cloud encoder that agree about places.
 
     A city's first drive is its map and all its drives are asked; any other drive is its own map.
-    Ctrl-C stops after the current step and keeps a checkpoint. The model with the best held-out
+    Ctrl-C keeps a checkpoint, and one is written every minute. The model with the best held-out
     recall (without held-out drives: the last one) is OUT/model.
+    `torchrun --nproc-per-node 8 -m saliency_i2ploc_ros.cli.main train ...` shares each batch
+    among eight GPUs.
     """
+    from ..encoders.weights import local_weights
     from ..training.config import TrainingConfig
     from ..training.trainer import train
 
-    recipe: dict[str, Any] = recorded(out) if resume else {
-        'model': preset_config(preset), 'sites': sites_of(roots, drive),
+    if lengthen is not None and not resume:
+        raise InputError('--lengthen is for a run that is resumed: add --resume, or set the '
+                         'number with --set steps=...')
+    if resume and (config is not None or preset is not None):
+        raise InputError('a resumed run follows the recipe recorded in it: leave --config and '
+                         '--preset out')
+    recipe = recorded(out) if resume else {
+        **read_recipe(config, preset), 'sites': sites_of(roots, drive),
         'held_out': sites_of(held_out, held_out_drive)}
     for item in setting:
         put(recipe, item)
-    config = checked(TrainingConfig, recipe)
-    if both := config.drives(config.sites) & config.drives(config.held_out):
+    if overfit is not None:
+        recipe.update(overfit=True, batch=overfit)
+    if lengthen is not None:
+        recipe['steps'] = lengthen
+    checked_recipe = checked(TrainingConfig, recipe)
+    if both := checked_recipe.drives(checked_recipe.sites) & checked_recipe.drives(
+            checked_recipe.held_out):
         raise InputError(f'{min(both)[1]} is trained on and held out: name drives with '
                          '--drive and --held-out-drive')
-    model = train(config, out, resume, init)
+    model = train(checked_recipe, out, resume, local_weights(init), lengthen is not None)
     typer.echo(model)
+
+
+def read_recipe(config: str | None, preset: str | None) -> dict[str, Any]:
+    """
+    Return a recipe of plain values from a YAML file, without sites, its model in full.
+
+    config: a file, or the name of an installed one; None: nothing is set. In it `preset` names
+    the model and `model` changes it, key by key; a preset given here takes the place of its own.
+    """
+    settings = {} if config is None else _settings(recipe_file(config))
+    named = settings.pop('preset', 'city')
+    changes = settings.pop('model', None) or {}
+    for key in ('sites', 'held_out'):
+        if key in settings:
+            raise InputError(f'{config}: {key} is given on the command line, not in a recipe')
+    model = preset_config(preset or named)
+    if not isinstance(changes, dict):
+        raise InputError(f'{config}: model must hold settings, not {changes!r}')
+    return {**settings, 'model': merged(model, changes)}
+
+
+def recipe_file(config: str) -> Path:
+    """Return the file of a recipe: the one named, or an installed one of that name."""
+    if Path(config).is_file():
+        return Path(config)
+    folder = shared_directory('config') / 'training'
+    installed = folder / f'{config.removesuffix(".yaml")}.yaml'
+    if not installed.is_file():
+        names = ', '.join(sorted(path.stem for path in folder.glob('*.yaml')))
+        raise InputError(f'there is no recipe {config}: name a YAML file, or one of {names}')
+    return installed
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f'{path} is not valid YAML ({" ".join(str(error).split())}): '
+                         'mend it') from error
+    if not isinstance(settings, dict):
+        raise InputError(f'{path} does not hold settings: write one NAME: VALUE a line')
+    return settings
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested values with some of them changed; of another `kind` they start afresh."""
+    if 'kind' in changes and changes['kind'] != values.get('kind'):
+        return changes
+    return {**values, **{
+        key: merged(values[key], value)
+        if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+        for key, value in changes.items()}}
 
 
 def recorded(run: Path) -> dict[str, Any]:
@@ -81,7 +157,7 @@ def put(recipe: dict[str, Any], item: str) -> None:
 
 def preset_config(name: str) -> dict[str, Any]:
     """Return a preset's model configuration as a plain dict."""
-    from ..encoders.config import PRESETS
+    from ..encoders.presets import PRESETS
     if name not in PRESETS:
         raise InputError(f'there is no preset {name!r}: choose one of {", ".join(PRESETS)}')
     return PRESETS[name].model_dump(mode='json')

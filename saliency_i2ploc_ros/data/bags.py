@@ -38,10 +38,11 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
 from ..errors import InputError
+from ..geometry.cameras import Pinhole
 from ..geometry.poses import to_quaternion
 from ..progress import track
 from ..storage import atomic_directory
-from .drive import CameraStream, Drive, read_image, Stream
+from .drive import CameraStream, checked_image, Drive, Stream
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 # The newest metadata that Humble reads as well as Jazzy (9 changed how QoS is written).
@@ -61,8 +62,10 @@ def write_bag(
     Write a drive as a rosbag2 directory, in time order, one message in memory at a time.
 
     storage: 'mcap' or 'sqlite3'. compressed: the image files as they are instead of raw images.
-    cameras: names, or None for all. The bag appears whole or not at all. Errors: a drive without
-    images and scans, an unreadable or wrongly sized image, or a full disk is an InputError.
+    cameras: names, or None for all that are perspective ones: of those alone can ROS's CameraInfo
+    say what is known here, others are an InputError. The bag appears whole or not at all. Errors:
+    a drive without images and scans, an unreadable or wrongly sized image, or a full disk is an
+    InputError.
     """
     path = Path(path)
     if storage not in STORAGES:
@@ -91,8 +94,14 @@ def write_bag(
 
 def _events(drive: Drive, compressed: bool, cameras: list[str] | None) -> list[Event]:
     """Return the messages of a drive in time order, not yet made."""
-    names = list(drive.cameras) if cameras is None else cameras
+    perspective = [name for name, stream in drive.cameras.items()
+                   if isinstance(stream.camera, Pinhole)]
+    names = perspective if cameras is None else cameras
     streams = {drive.camera_named(name): drive.cameras[name] for name in names}
+    for name in streams:
+        if name not in perspective:
+            raise InputError(f'a CameraInfo cannot describe the camera {name} of {drive.source}: '
+                             f'name a perspective one ({", ".join(perspective) or "none here"})')
     space = drive.ros_namespace
     frames: list[Event] = []
     poses: dict[int, NDArray[np.float64]] = {}
@@ -142,18 +151,8 @@ def _header(stamp_ns: int, frame: str) -> Any:
         'builtin_interfaces/Time', sec=seconds, nanosec=rest))
 
 
-def _read_checked(stream: CameraStream, index: int) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3); one that is not of the camera's size is an InputError."""
-    image = read_image(stream.paths[index])
-    if image.shape[:2] != (stream.camera.height, stream.camera.width):
-        raise InputError(
-            f'{stream.paths[index]} is {image.shape[1]} x {image.shape[0]}, but the calibration '
-            f'is of {stream.camera.width} x {stream.camera.height}: give the one of these images')
-    return image
-
-
 def _image(stream: CameraStream, index: int, frame: str) -> Any:
-    image = _read_checked(stream, index)
+    image = checked_image(stream, index)
     height, width = image.shape[:2]
     return _message('sensor_msgs/Image', header=_header(int(stream.stamps_ns[index]), frame),
                     height=height, width=width, encoding='rgb8', is_bigendian=0, step=3 * width,
@@ -161,7 +160,7 @@ def _image(stream: CameraStream, index: int, frame: str) -> Any:
 
 
 def _compressed_image(stream: CameraStream, index: int, frame: str) -> Any:
-    _read_checked(stream, index)  # a corrupt file must not wait in the bag for its reader
+    checked_image(stream, index)  # a corrupt file must not wait in the bag for its reader
     path = stream.paths[index]
     return _message('sensor_msgs/CompressedImage',
                     header=_header(int(stream.stamps_ns[index]), frame),
@@ -171,6 +170,7 @@ def _compressed_image(stream: CameraStream, index: int, frame: str) -> Any:
 
 def _camera_info(stream: CameraStream, stamp_ns: int, frame: str) -> Any:
     camera = stream.camera
+    assert isinstance(camera, Pinhole)
     return _message(
         'sensor_msgs/CameraInfo', header=_header(stamp_ns, frame),
         height=camera.height, width=camera.width, distortion_model='plumb_bob', d=np.zeros(5),

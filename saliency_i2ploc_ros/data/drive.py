@@ -8,16 +8,18 @@ or have holes: a frame whose pose, image or scan does not exist is ordinary. The
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry.cameras import Pinhole
+from ..geometry.cameras import Camera, Panorama
+from ..geometry.panorama import panorama_mount, stitch
 from ..geometry.poses import interpolate
 
 
@@ -65,7 +67,61 @@ class Stream:
 class CameraStream(Stream):
     """A camera's frames, with its model."""
 
-    camera: Pinhole = field(kw_only=True)
+    camera: Camera = field(kw_only=True)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return frame `index` (place in the stream, not id) as (H, W, 3) uint8 RGB."""
+        return read_image(self.paths[index])
+
+    def key(self, frames: Iterable[int]) -> Any:
+        """Return, as JSON, all that these frames' images come from: a part of a cache key."""
+        files = [[p.name, p.stat().st_size, p.stat().st_mtime_ns]
+                 for p in (self.paths[i] for i in frames)]
+        return [type(self.camera).__name__, asdict(self.camera), files]
+
+
+@dataclass(frozen=True)
+class StitchedStream(CameraStream):
+    """
+    Panoramas that are not recorded but made of other cameras' frames (see `geometry.panorama`).
+
+    parts: the cameras' streams, frame for frame those of this one; `paths` are the first's.
+    """
+
+    camera: Panorama = field(kw_only=True)
+    parts: tuple[CameraStream, ...] = field(kw_only=True)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return frame `index` (place in the stream, not id) as (H, W, 3) uint8 RGB."""
+        images = [checked_image(part, index) for part in self.parts]
+        return stitch(images, [part.camera for part in self.parts],
+                      [part.T_base_sensor for part in self.parts], self.camera)
+
+    def key(self, frames: Iterable[int]) -> Any:
+        """Return, as JSON, all that these frames' images come from: a part of a cache key."""
+        frames = list(frames)
+        return [asdict(self.camera), [[part.key(frames), part.T_base_sensor.tolist()]
+                                      for part in self.parts]]
+
+
+def stitched(parts: tuple[CameraStream, ...], camera: Panorama) -> StitchedStream:
+    """
+    Return the stream of panoramas of those frames that all of `parts` have.
+
+    Stamps and poses are the first part's.
+    """
+    ids = parts[0].ids
+    for part in parts[1:]:
+        ids = ids[np.isin(ids, part.ids)]
+    places = [{int(i): k for k, i in enumerate(part.ids)} for part in parts]
+    rows = [[place[int(i)] for i in ids] for place in places]
+    parts = tuple(replace(part, ids=part.ids[k], stamps_ns=part.stamps_ns[k],
+                          paths=[part.paths[i] for i in k], T_map_base=part.T_map_base[k])
+                  for part, k in zip(parts, rows, strict=True))
+    first = parts[0]
+    return StitchedStream(
+        first.ids, first.stamps_ns, first.paths, first.T_map_base,
+        panorama_mount([part.T_base_sensor for part in parts]), camera=camera, parts=parts)
 
 
 @dataclass(frozen=True)
@@ -108,7 +164,7 @@ class Drive:
 
     def image(self, camera: str, index: int) -> NDArray[np.uint8]:
         """Return frame `index` (place in the stream, not id) as (H, W, 3) uint8 RGB."""
-        return read_image(self.cameras[camera].paths[index])
+        return self.cameras[camera].image(index)
 
     def scan(self, index: int) -> Scan:
         """Return scan `index` (place in the stream, not id), without its non-finite points."""
@@ -126,6 +182,16 @@ class Drive:
             raise InputError(f'{self.source} has no camera {name!r}: '
                              f'it has {", ".join(self.cameras)}')
         return name
+
+
+def checked_image(stream: CameraStream, index: int) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3); one that is not of the camera's size is an InputError."""
+    image = stream.image(index)
+    if image.shape[:2] != (stream.camera.height, stream.camera.width):
+        raise InputError(
+            f'{stream.paths[index]} is {image.shape[1]} x {image.shape[0]}, but the calibration '
+            f'is of {stream.camera.width} x {stream.camera.height}: give the one of these images')
+    return image
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

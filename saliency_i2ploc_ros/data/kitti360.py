@@ -2,19 +2,25 @@
 KITTI-360: its drives, read, and drives in its layout, written.
 
 Liao, Xie, Geiger: KITTI-360, PAMI 2022. poses.txt holds the IMU in the world, whose z axis points
-DOWN in the vehicle; base_link is the IMU turned by 180 degrees about x, so that z is up. Only the
-rectified perspective cameras image_00 and image_01 are read.
+DOWN in the vehicle; base_link is the IMU turned by 180 degrees about x, so that z is up. image_00
+and image_01 are the rectified perspective cameras, image_02 (left) and image_03 (right) the
+fisheyes; the frames that both fisheyes have make the stitched camera 'panorama'.
 
     calibration/{perspective,calib_cam_to_pose,calib_cam_to_velo}.txt
-    data_2d_raw/<drive>/image_0x/{timestamps.txt,data_rect/%010d.png}
+    calibration/{image_02,image_03,panorama}.yaml                   (see `camera_files`)
+    data_2d_raw/<drive>/image_0{0,1}/{timestamps.txt,data_rect/%010d.png}
+    data_2d_raw/<drive>/image_0{2,3}/{timestamps.txt,data_rgb/%010d.png}
+    data_2d_raw/<drive>/panorama/{timestamps.txt,data_rgb/%010d.png}
     data_3d_raw/<drive>/velodyne_points/{timestamps.txt,data/%010d.bin,labels/%010d.label}
     data_poses/<drive>/{poses.txt,cam0_to_world.txt}                (lines 'frame-id 3x4')
 
-labels/ is this package's addition. Line i of a timestamps.txt is the stamp of frame i.
+labels/ and panorama (a recorded one, mounted as calib_cam_to_pose says) are this package's
+additions. Line i of a timestamps.txt is the stamp of frame i.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import os
 from pathlib import Path
 import shutil
@@ -24,9 +30,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ..geometry.cameras import Pinhole
+from ..geometry.cameras import Camera, Panorama, Pinhole
+from ..geometry.lenses import Mei
 from ..geometry.poses import inverse, transform
-from .drive import CameraStream, Drive, Scan, Stream
+from .camera_files import lens_text, read_lens
+from .drive import CameraStream, Drive, Scan, stitched, Stream
 from .kitti_files import (
     calibration_entry,
     choose_drive,
@@ -46,7 +54,13 @@ from .kitti_files import (
 
 Array = NDArray[np.float64]
 
-CAMERAS = ('image_00', 'image_01')
+CAMERAS = ('image_00', 'image_01')  # rectified
+FISHEYES = ('image_02', 'image_03')
+PANORAMA = 'panorama'
+# Of each camera's images, in the order in which a drive lists them: first what looks ahead.
+FOLDERS = {**dict.fromkeys(CAMERAS, 'data_rect'), **dict.fromkeys((PANORAMA, *FISHEYES),
+                                                                  'data_rgb')}
+WIDEST_PANORAMA = 2048
 PARTS = ('data_2d_raw', 'data_3d_raw', 'data_poses')
 T_imu_base: Array = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -76,17 +90,21 @@ def open_drive(path: Path, name: str | None) -> Drive:
     images = path / 'data_2d_raw' / name
     velodyne = path / 'data_3d_raw' / name / 'velodyne_points'
     recorded = {folder.name: read_stamps(folder / 'timestamps.txt')
-                for folder in [images / c for c in CAMERAS] + [velodyne]
+                for folder in [images / c for c in FOLDERS] + [velodyne]
                 if (folder / 'timestamps.txt').is_file()}
     pose_ids, poses = _read_poses(path / 'data_poses' / name / 'poses.txt')
 
     cameras = {}
-    for camera in CAMERAS:
-        frames = _frames(images / camera / 'data_rect', ('.png', '.jpg'), camera, recorded)
+    for camera, folder in FOLDERS.items():
+        frames = _frames(images / camera / folder, ('.png', '.jpg'), camera, recorded)
         if frames[2]:
-            pinhole, T_base_camera = read_camera(path / 'calibration', camera)
+            model, T_base_camera = read_camera(path / 'calibration', camera)
             cameras[camera] = CameraStream(
-                *frames, _poses_of(frames[0], pose_ids, poses), T_base_camera, camera=pinhole)
+                *frames, _poses_of(frames[0], pose_ids, poses), T_base_camera, camera=model)
+    if PANORAMA not in cameras and all(name in cameras for name in FISHEYES):
+        parts = tuple(cameras[name] for name in FISHEYES)
+        cameras[PANORAMA] = stitched(parts, _panorama_of(parts[0].camera))
+        cameras = {name: cameras[name] for name in FOLDERS if name in cameras}
     lidar = None
     frames = _frames(velodyne / 'data', ('.bin',), velodyne.name, recorded)
     if frames[2]:
@@ -99,14 +117,23 @@ def open_drive(path: Path, name: str | None) -> Drive:
                  _read_scan, ros_namespace='/kitti360', T_base_imu=inverse(T_imu_base))
 
 
-def read_camera(calibration: Path, camera: str) -> tuple[Pinhole, Array]:
-    """
-    Return a rectified camera and its pose in base_link (4, 4), from the folder calibration/.
+def _panorama_of(fisheye: Camera) -> Panorama:
+    """Return the whole sphere with pixels as wide as a fisheye's, or somewhat wider."""
+    height = min(WIDEST_PANORAMA // 2, max(8, round(np.pi / fisheye.pixel_angle / 8) * 8))
+    return Panorama(2 * height, height, 90.0, -90.0)
 
-    cam_to_pose is of the camera as it is mounted; rectification turned it by R_rect about its
-    centre. P_rect_01 also holds the baseline to image_00 (its fourth column), which cam_to_pose
-    has already: it is not applied again.
+
+def read_camera(calibration: Path, camera: str) -> tuple[Camera, Array]:
     """
+    Return a camera and its pose in base_link (4, 4), from the folder calibration/.
+
+    cam_to_pose is of the camera as it is mounted; rectification turned image_00 and image_01 by
+    R_rect about their centres. P_rect_01 also holds the baseline to image_00 (its fourth column),
+    which cam_to_pose has already: it is not applied again.
+    """
+    if camera not in CAMERAS:
+        lens = read_lens(calibration / f'{camera}.yaml')
+        return lens, inverse(T_imu_base) @ _read_cam_to_pose(calibration, camera)
     path, number = calibration / 'perspective.txt', camera[-2:]
     values = read_calibration(path)
     P = calibration_entry(values, f'P_rect_{number}', 12, path).reshape(3, 4)
@@ -179,8 +206,13 @@ def _read_scan(path: Path) -> Scan:
 
 def write_calibration(
     root: Path, camera: Pinhole, T_base_camera: Array, T_base_lidar: Array,
+    others: Mapping[str, tuple[Mei | Panorama, Array]] | None = None,
 ) -> None:
-    """Write the calibration of a vehicle with one rectified camera, image_00, and a LiDAR."""
+    """
+    Write the calibration of a vehicle with one rectified camera, image_00, and a LiDAR.
+
+    others: of FISHEYES or PANORAMA, each camera and its pose in base_link (4, 4).
+    """
     folder = Path(root) / 'calibration'
     T_imu_camera = T_imu_base @ T_base_camera
     T_lidar_camera = inverse(T_base_lidar) @ T_base_camera
@@ -188,7 +220,12 @@ def write_calibration(
     _write(folder / 'perspective.txt', (
         f'S_rect_00: {camera.width} {camera.height}\n'
         f'R_rect_00: {_numbers(np.eye(3))}\nP_rect_00: {_numbers(P)}\n').encode())
-    _write(folder / 'calib_cam_to_pose.txt', f'image_00: {_numbers(T_imu_camera[:3])}\n'.encode())
+    mounts = {CAMERAS[0]: T_imu_camera}
+    for name, (other, T_base_other) in (others or {}).items():
+        mounts[name] = T_imu_base @ T_base_other
+        _write(folder / f'{name}.yaml', lens_text(other, name).encode())
+    _write(folder / 'calib_cam_to_pose.txt', ''.join(
+        f'{name}: {_numbers(T[:3])}\n' for name, T in mounts.items()).encode())
     _write(folder / 'calib_cam_to_velo.txt', f'{_numbers(T_lidar_camera[:3])}\n'.encode())
 
 
@@ -208,7 +245,7 @@ class DriveWriter:
                 raise InputError(f'{self.root / part / name} exists already: choose another '
                                  'folder or remove the drive')
         self._staging = self.root / f'.{name}.{os.getpid()}'
-        self._images = self._staging / 'data_2d_raw' / name / 'image_00'
+        self._images = self._staging / 'data_2d_raw' / name
         self._lidar = self._staging / 'data_3d_raw' / name / 'velodyne_points'
 
     def __enter__(self) -> DriveWriter:
@@ -217,9 +254,10 @@ class DriveWriter:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def image(self, frame_id: int, rgb: NDArray[np.uint8]) -> None:
-        """Write an image (H, W, 3) of image_00, uint8 RGB."""
-        _write_png(self._images / 'data_rect' / f'{frame_id:010d}.png', rgb[:, :, ::-1])
+    def image(self, frame_id: int, rgb: NDArray[np.uint8], camera: str = CAMERAS[0]) -> None:
+        """Write an image (H, W, 3) of a camera, uint8 RGB."""
+        _write_png(self._images / camera / FOLDERS[camera] / f'{frame_id:010d}.png',
+                   rgb[:, :, ::-1])
 
     def scan(self, frame_id: int, scan: Scan) -> None:
         """Write a scan, and its labels where it has some."""
@@ -229,15 +267,19 @@ class DriveWriter:
             _write(self._lidar / 'labels' / f'{frame_id:010d}.label',
                    scan.labels.astype('<u4').tobytes())
 
-    def depth(self, frame_id: int, depth_m: NDArray[np.float32]) -> None:
-        """Write the depth (H, W) along the optical axis, m: 16 bits, m x 256, 0 from 256 m on."""
+    def depth(
+        self, frame_id: int, depth_m: NDArray[np.float32], camera: str = CAMERAS[0],
+    ) -> None:
+        """Write the depth (H, W) of an image, m: 16 bits, m x 256, 0 from 256 m on."""
         values = np.round(np.where(depth_m < 65535 / 256, depth_m, 0.0) * 256.0)
-        _write_png(self._staging / 'data_2d_depth' / self.name / 'image_00'
+        _write_png(self._staging / 'data_2d_depth' / self.name / camera
                    / f'{frame_id:010d}.png', values.astype(np.uint16))
 
-    def semantics(self, frame_id: int, classes: NDArray[np.uint8]) -> None:
+    def semantics(
+        self, frame_id: int, classes: NDArray[np.uint8], camera: str = CAMERAS[0],
+    ) -> None:
         """Write the classes (H, W) of an image, ids of `data.labels`."""
-        _write_png(self._staging / 'data_2d_semantics' / 'train' / self.name / 'image_00'
+        _write_png(self._staging / 'data_2d_semantics' / 'train' / self.name / camera
                    / 'semantic' / f'{frame_id:010d}.png', classes)
 
     def finish(
@@ -250,7 +292,9 @@ class DriveWriter:
         image_stamps_ns, scan_stamps_ns: (n,), of frames 0..n-1, whether or not a file was written.
         pose_ids: (m,) frame ids increasing; T_map_base: (m, 4, 4).
         """
-        _write(self._images / 'timestamps.txt', format_stamps(image_stamps_ns).encode())
+        for camera in {CAMERAS[0], *(p.name for p in self._images.glob('*'))}:
+            _write(self._images / camera / 'timestamps.txt',
+                   format_stamps(image_stamps_ns).encode())
         _write(self._lidar / 'timestamps.txt', format_stamps(scan_stamps_ns).encode())
         T_map_imu = np.asarray(T_map_base, np.float64).reshape(-1, 4, 4) @ inverse(T_imu_base)
         T_map_camera = T_map_base @ read_camera(self.root / 'calibration', CAMERAS[0])[1]

@@ -155,6 +155,19 @@ class SubmapStore:
         """Return submap `index`'s points (n, 3), with z from the road instead of base_link."""
         return self.points(index) - np.array([0.0, 0.0, self.ground_z_m], np.float32)
 
+    def view(self, index: int, T_base_view: NDArray[np.float64]) -> NDArray[np.float32]:
+        """
+        Return submap `index`'s points (n, 3) as a vehicle elsewhere in it has them.
+
+        z is from the road. T_base_view: (4, 4), that vehicle in the frame of the submap's pose,
+        level with it.
+        """
+        T = inverse(T_base_view)
+        # z is counted from the road in both frames: they are level with each other.
+        moved = np.asarray(self.points(index)) @ T[:3, :3].T.astype(np.float32)
+        moved += (T[:3, 3] - [0.0, 0.0, self.ground_z_m]).astype(np.float32)
+        return moved
+
     def __getitem__(self, index: int) -> Submap:
         if not -len(self) <= index < len(self):
             raise IndexError(index)

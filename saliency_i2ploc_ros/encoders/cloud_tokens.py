@@ -63,7 +63,7 @@ def usable_points(points: Floats, config: TokenConfig) -> tuple[Floats, Floats]:
     if points.ndim != 2 or points.shape[1] != 3:
         raise InputError(f'a submap must be an array (n, 3), not {points.shape}')
     finite = points[np.isfinite(points).all(1)]
-    kept = finite[_within_azimuth(finite, config.field_of_view_deg)]
+    kept = finite[within_azimuth(finite, config.field_of_view_deg)]
     coordinates = kept
     if config.space == 'spherical' or config.visible_only or config.elevation_deg is not None:
         spherical = to_spherical(kept, config.sensor_height_m)
@@ -98,7 +98,7 @@ def to_spherical(points: Floats, sensor_height_m: float) -> Floats:
                      np.log(distance / np.float32(UNIT_RANGE_M))], 1)
 
 
-def _within_azimuth(points: Floats, field_of_view_deg: float | None) -> NDArray[np.bool_]:
+def within_azimuth(points: Floats, field_of_view_deg: float | None) -> NDArray[np.bool_]:
     """Return which points (n, 3) lie within half the field of view of straight ahead."""
     if field_of_view_deg is None:
         return np.ones(len(points), bool)

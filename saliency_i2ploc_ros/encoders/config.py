@@ -1,35 +1,47 @@
 """
 What a model is, as a frozen configuration: every number that shapes a descriptor.
 
-Two are ready: `PAPER`, layer for layer the published SaliencyI2PLoc (arXiv 2412.15577), and
-`CITY`, small enough to train and to run on two processor cores.
+Here are those of this package's method: `PAPER`, layer for layer the published SaliencyI2PLoc
+(arXiv 2412.15577), `CITY` and `OURS_CITY`, small enough to train and to run on two processor
+cores. Those of the systems that it is compared with, and all by name, are in `presets`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator, PositiveInt, ValidationError
+from pydantic import (
+    Discriminator,
+    Field,
+    model_validator,
+    PositiveInt,
+    Tag,
+    ValidationError,
+)
 
 from ..data.submaps import SubmapConfig
 from ..errors import InputError
-from ..geometry.cameras import Pinhole
+from ..geometry.cameras import Panorama, Pinhole
+from .config_published import (
+    Frozen,
+    GemConfig,
+    PointNetConfig,
+    ProjectionConfig,
+    ResNetConfig,
+    SphericalConfig,
+    VoxelConfig,
+)
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra='forbid')
-
-
-class ImageConfig(_Config):
+class VitConfig(Frozen):
     """
-    The image branch and the picture that it is given.
+    A vision transformer over a picture of any kind.
 
     height, width: pixels of its input. patch: pixels a token is wide and high. stem: 'patch' is
-    the ViT's single convolution, 'conv' three with group norms, which learn faster. camera: the
-    virtual pinhole to which a perspective image is brought (same optical axis), so that one pixel
-    is one direction whichever camera took it; None: the image is resized as it is (panoramas).
-    mean, std: of the three channels, on a scale of 0 to 1. bias: whether the transformer's linear
-    layers have one (their gradients are slow on processors).
+    the ViT's single convolution, 'conv' three with group norms, which learn faster. bias: whether
+    the transformer's linear layers have one (their gradients are slow on processors). registers:
+    tokens that see no pixels, as some DINOv2 have; layer_scale: a learned factor on what each
+    part of a block adds, as all DINOv2 have.
     """
 
     height: PositiveInt
@@ -40,9 +52,8 @@ class ImageConfig(_Config):
     heads: PositiveInt = 6
     stem: Literal['patch', 'conv'] = 'patch'
     bias: bool = True
-    camera: Pinhole | None = None
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    registers: int = Field(default=0, ge=0)
+    layer_scale: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -50,21 +61,41 @@ class ImageConfig(_Config):
         return -(-self.height // self.patch), -(-self.width // self.patch)
 
     @model_validator(mode='after')
-    def _fits(self) -> ImageConfig:
+    def _fits(self) -> VitConfig:
         _check_heads(self.dim, self.heads)
         if self.stem == 'conv' and self.patch % 4:
             raise ValueError(f'a conv stem needs a patch divisible by 4, not {self.patch}')
         if self.stem == 'conv' and self.dim % 32:
             raise ValueError(f'a conv stem needs a dim divisible by 32, not {self.dim}')
+        return self
+
+
+class ImageConfig(VitConfig):
+    """
+    The image branch and the picture that it is given.
+
+    camera: the virtual pinhole or panorama to which an image is brought (same optical axis), so
+    that one pixel is one direction whichever camera took it; None: the image is resized as it is.
+    mean, std: of the three channels, on a scale of 0 to 1.
+    """
+
+    kind: Literal['vit'] = 'vit'
+    camera: Pinhole | Panorama | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode='after')
+    def _sees(self) -> ImageConfig:
         if self.camera and (self.camera.width, self.camera.height) != (self.width, self.height):
             raise ValueError(f'the virtual camera is {self.camera.width} x {self.camera.height}, '
                              f'the input {self.width} x {self.height}')
-        if self.camera and not (self.camera.fx > 0.0 and self.camera.fy > 0.0):
+        if isinstance(self.camera, Pinhole) and not (
+                self.camera.fx > 0.0 and self.camera.fy > 0.0):
             raise ValueError('the virtual camera needs positive focal lengths')
         return self
 
 
-class TokenConfig(_Config):
+class TokenConfig(Frozen):
     """
     How a submap becomes groups of points (see `cloud_tokens`).
 
@@ -87,9 +118,9 @@ class TokenConfig(_Config):
     neighbours: PositiveInt = 32
 
 
-class CloudConfig(_Config):
+class CloudConfig(Frozen):
     """
-    The cloud branch.
+    A cloud branch of groups of points.
 
     pointnet: widths of the first stage's layers, which end in a maximum over the group.
     pointnet_second: widths of a second stage, which sees each point beside that maximum; empty:
@@ -97,6 +128,7 @@ class CloudConfig(_Config):
     neighbours are multiplied by, to bring them near one. bias: as in `ImageConfig`.
     """
 
+    kind: Literal['points'] = 'points'
     tokens: TokenConfig = TokenConfig()
     dim: PositiveInt = 384
     depth: PositiveInt = 12
@@ -114,32 +146,112 @@ class CloudConfig(_Config):
         return self
 
 
-class AggregationConfig(_Config):
+class RangeConfig(VitConfig):
     """
-    From tokens to a descriptor (see `netvlad`).
+    A cloud branch that sees the submap as a range image, rendered with occlusion.
+
+    projection: 'camera' renders it as the image branch's virtual camera would see it, so that a
+    token of either branch looks in the same direction; 'spherical' by azimuth and elevation,
+    `field_of_view_deg` wide about straight ahead and between `elevation_deg`. sensor_height_m:
+    of the point from which it is seen, above the road. max_range_m: what is farther is nothing.
+    splat_m: how wide a surface each point stands for.
+    """
+
+    kind: Literal['range'] = 'range'
+    projection: Literal['camera', 'spherical'] = 'camera'
+    field_of_view_deg: float = Field(default=360.0, gt=0.0, le=360.0)
+    elevation_deg: tuple[float, float] = (-25.0, 25.0)
+    sensor_height_m: float = 1.6
+    max_range_m: float = Field(default=60.0, gt=0.0)
+    splat_m: float = Field(default=0.3, gt=0.0)
+
+
+class AggregationConfig(Frozen):
+    """
+    From tokens to a descriptor by NetVLAD (see `netvlad`).
 
     clusters: of NetVLAD. saliency_strength: 0 is plain NetVLAD, 1 weights a token by its attention
     over the mean. intra_normalise: each cluster's sum to unit length, as published; without it the
     flattened sums are layer-normalised, which learns faster. gating: context gating.
-    mean_token: the tokens' (weighted) mean enters the descriptor beside the sums.
+    mean_token: the tokens' (weighted) mean enters the descriptor beside the sums. layout: so many
+    channels of each token enter with the token's place in the picture, which sums and means throw
+    away; it asks for tokens on a grid in both branches. squeeze: the
+    channels are weighted before, squeezed by this factor (`pooling.SqueezeExcitation`); 0: not.
     """
 
+    kind: Literal['netvlad'] = 'netvlad'
     clusters: PositiveInt = 64
     saliency_strength: float = Field(default=1.0, ge=0.0)
     intra_normalise: bool = True
     gating: bool = True
     mean_token: bool = False
+    layout: int = Field(default=0, ge=0)
+    squeeze: int = Field(default=0, ge=0)
 
 
-class ModelConfig(_Config):
-    """A dual encoder, and the submaps that it was made for."""
+class View(Frozen):
+    """From where a place is seen: `left_m` beside the map vehicle's pose, turned by `yaw_deg`."""
+
+    left_m: float = 0.0
+    yaw_deg: float = 0.0
+
+
+def _tagged(default: str) -> Discriminator:
+    """Return what tells kinds apart by their `kind`; models of earlier versions have none."""
+    return Discriminator(lambda value: value.get('kind', default) if isinstance(value, dict)
+                         else getattr(value, 'kind', None))
+
+
+AnyImage = ImageConfig | ResNetConfig | SphericalConfig
+AnyCloud = CloudConfig | RangeConfig | PointNetConfig | VoxelConfig
+AnyAggregation = AggregationConfig | GemConfig | ProjectionConfig
+
+ImageKind = Annotated[
+    Annotated[ImageConfig, Tag('vit')] | Annotated[ResNetConfig, Tag('resnet')]
+    | Annotated[SphericalConfig, Tag('spherical')], _tagged('vit')]
+CloudKind = Annotated[
+    Annotated[CloudConfig, Tag('points')] | Annotated[RangeConfig, Tag('range')]
+    | Annotated[PointNetConfig, Tag('pointnet')] | Annotated[VoxelConfig, Tag('voxels')],
+    _tagged('points')]
+AggregationKind = Annotated[
+    Annotated[AggregationConfig, Tag('netvlad')] | Annotated[GemConfig, Tag('gem')]
+    | Annotated[ProjectionConfig, Tag('projection')], _tagged('netvlad')]
+
+
+class ModelConfig(Frozen):
+    """
+    A dual encoder, and the submaps that it was made for.
+
+    views: from where each submap of a map is seen; each view is a place of the database.
+    """
 
     name: str
-    image: ImageConfig
-    cloud: CloudConfig
-    aggregation: AggregationConfig = AggregationConfig()
+    image: ImageKind
+    cloud: CloudKind
+    aggregation: AggregationKind = AggregationConfig()
     descriptor_dim: PositiveInt = 256
     submap: SubmapConfig = SubmapConfig()
+    views: tuple[View, ...] = Field(default=(View(),), min_length=1)
+
+    @property
+    def has_saliency(self) -> bool:
+        """Return whether both branches have a CLS token, whose attention is the saliency."""
+        return (isinstance(self.image, ImageConfig)
+                and isinstance(self.cloud, CloudConfig | RangeConfig))
+
+    @model_validator(mode='after')
+    def _together(self) -> ModelConfig:
+        if (isinstance(self.cloud, RangeConfig) and self.cloud.projection == 'camera'
+                and self.image.camera is None):
+            raise ValueError("a range image in the projection 'camera' needs the image branch's "
+                             'virtual camera')
+        if (isinstance(self.aggregation, AggregationConfig) and self.aggregation.layout
+                and not (isinstance(self.image, VitConfig) and isinstance(self.cloud, VitConfig))):
+            raise ValueError('a layout asks for tokens on a grid: images of the kind vit and '
+                             'clouds of the kind range')
+        if isinstance(self.cloud, VoxelConfig) and isinstance(self.aggregation, AggregationConfig):
+            raise ValueError('voxels are pooled by gem or projection, which leave out empty rows')
+        return self
 
 
 def _check_heads(dim: int, heads: int) -> None:
@@ -153,7 +265,9 @@ def parse_config(value: Any, where: str) -> ModelConfig:
         return ModelConfig.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        key = '.'.join(str(part) for part in first['loc']) or 'the whole'
+        # The second part of a name in these is which kind it is, and no key.
+        key = '.'.join(str(part) for i, part in enumerate(first['loc']) if i != 1 or first[
+            'loc'][0] not in ('image', 'cloud', 'aggregation')) or 'the whole'
         raise InputError(f'{where}: {key}: {first["msg"]}: mend it, or take the model of the '
                          'version that wrote it') from error
 
@@ -186,4 +300,18 @@ CITY = ModelConfig(
     submap=SubmapConfig(size_m=80.0, spacing_m=5.0),
 )
 
-PRESETS: dict[str, ModelConfig] = {config.name: config for config in (PAPER, CITY)}
+# What the comparison of systems found best, for the same camera: both branches see the same
+# directions, and each submap is seen in both directions of travel.
+OURS_CITY = ModelConfig(
+    name='ours-city',
+    image=ImageConfig(
+        height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False,
+        camera=Pinhole(208, 64, 83.75, 83.75, 103.5, 31.5),
+    ),
+    cloud=RangeConfig(height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False),
+    aggregation=AggregationConfig(
+        clusters=16, intra_normalise=False, gating=False, mean_token=True, layout=32,
+    ),
+    submap=SubmapConfig(size_m=120.0, spacing_m=5.0, voxel_m=0.2, points=120_000),
+    views=(View(), View(left_m=3.5, yaw_deg=180.0)),
+)

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import nn, Tensor
+from torch.nn import functional as F
 
+from ..errors import InputError
 from .cloud import CloudEncoder
-from .config import ModelConfig
+from .config import (
+    AggregationConfig,
+    AnyCloud,
+    AnyImage,
+    CloudConfig,
+    ImageConfig,
+    ModelConfig,
+    VitConfig,
+)
+from .config_published import GemConfig, PointNetConfig, VoxelConfig
 from .image import ImageEncoder
 from .netvlad import NetVLAD, saliency_weight
+from .pointnet import PointNet
+from .pooling import Gem, Projection
+from .range_image import RangeEncoder
+from .resnet import ResNet
+from .voxels import VoxelEncoder
 
 
 class Encoded(NamedTuple):
     """
     descriptor: (B, D), of unit length. saliency: (B, N), the last block's CLS attention over the
     tokens (its rows sum to one less what CLS gives itself). tokens: (B, N, C), as aggregated.
+    features: (B, D), what was normalised to the descriptor.
     """
 
     descriptor: Tensor
     saliency: Tensor
     tokens: Tensor
+    features: Tensor
 
 
 class Branch(nn.Module):
     """One modality: its encoder and its aggregation. Exported and run by itself."""
 
-    def __init__(self, encoder: nn.Module, aggregation: NetVLAD, strength: float) -> None:
+    def __init__(self, encoder: nn.Module, aggregation: nn.Module, strength: float) -> None:
         super().__init__()
         self.encoder = encoder
         self.aggregation = aggregation
@@ -35,7 +54,8 @@ class Branch(nn.Module):
     def forward(self, *inputs: Tensor) -> Encoded:
         tokens, attention = self.encoder(*inputs)
         weight = saliency_weight(attention, self.saliency_strength)
-        return Encoded(self.aggregation(tokens, weight), attention, tokens)
+        features = self.aggregation(tokens, weight)
+        return Encoded(F.normalize(features, dim=-1), attention, tokens, features)
 
 
 class DualEncoder(nn.Module):
@@ -48,29 +68,72 @@ class DualEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        strength, dim = config.aggregation.saliency_strength, config.descriptor_dim
-        self.image = Branch(ImageEncoder(config.image),
-                            NetVLAD(config.image.dim, dim, config.aggregation), strength)
-        self.cloud = Branch(CloudEncoder(config.cloud),
-                            NetVLAD(config.cloud.dim, dim, config.aggregation), strength)
+        self.image = Branch(image_encoder(config), aggregation(config, config.image),
+                            strength(config))
+        # Of voxels the weights say which rows are filled.
+        self.cloud = Branch(cloud_encoder(config), aggregation(config, config.cloud),
+                            1.0 if isinstance(config.cloud, VoxelConfig) else strength(config))
 
     def encode_image(self, images: Tensor) -> Encoded:
         """Encode images (B, 3, H, W) as `prepare_image` makes them; N tokens row by row."""
         encoded: Encoded = self.image(images)
         return encoded
 
-    def encode_cloud(self, groups: Tensor, centres: Tensor) -> Encoded:
-        """Encode groups (B, G, K, 3) and centres (B, G, 3) as `cloud_tokens` makes them; N = G."""
-        encoded: Encoded = self.cloud(groups, centres)
+    def encode_cloud(self, *inputs: Tensor) -> Encoded:
+        """Encode submaps, given as `cloud_input` makes them, stacked."""
+        encoded: Encoded = self.cloud(*inputs)
         return encoded
 
-    def forward(self, images: Tensor, groups: Tensor, centres: Tensor) -> tuple[Encoded, Encoded]:
+    def forward(self, images: Tensor, *inputs: Tensor) -> tuple[Encoded, Encoded]:
         """Encode images and submaps, as many of each or not."""
-        return self.encode_image(images), self.encode_cloud(groups, centres)
+        return self.encode_image(images), self.encode_cloud(*inputs)
 
     def set_saliency_strength(self, strength: float) -> None:
-        """Set how far saliency weights the tokens (0: not at all), here and in `config`."""
+        """
+        Set how far saliency weights the tokens (0: not at all), here and in `config`.
+
+        An aggregation that is not guided by saliency is an InputError.
+        """
+        if not isinstance(self.config.aggregation, AggregationConfig):
+            raise InputError(f'the aggregation {self.config.aggregation.kind!r} is not guided by '
+                             'saliency: take a model with netvlad')
         aggregation = self.config.aggregation.model_copy(
             update={'saliency_strength': float(strength)})
         self.config = self.config.model_copy(update={'aggregation': aggregation})
         self.image.saliency_strength = self.cloud.saliency_strength = float(strength)
+
+
+def image_encoder(config: ModelConfig) -> nn.Module:
+    """Return the image encoder of a configuration."""
+    if isinstance(config.image, ImageConfig):
+        return ImageEncoder(config.image)
+    return ResNet(config.image)
+
+
+def cloud_encoder(config: ModelConfig) -> nn.Module:
+    """Return the cloud encoder of a configuration."""
+    if isinstance(config.cloud, CloudConfig):
+        return CloudEncoder(config.cloud)
+    if isinstance(config.cloud, PointNetConfig):
+        return PointNet(config.cloud)
+    if isinstance(config.cloud, VoxelConfig):
+        return VoxelEncoder(config.cloud)
+    return RangeEncoder(config)
+
+
+def aggregation(config: ModelConfig, branch: AnyImage | AnyCloud) -> nn.Module:
+    """Return what makes descriptors of a branch's tokens."""
+    dim = branch.dim
+    if isinstance(config.aggregation, AggregationConfig):
+        tokens = math.prod(branch.grid) if isinstance(branch, VitConfig) else 0
+        return NetVLAD(dim, config.descriptor_dim, config.aggregation, tokens)
+    if isinstance(config.aggregation, GemConfig):
+        return Gem(dim, config.descriptor_dim, config.aggregation)
+    return Projection(dim, config.descriptor_dim, config.aggregation)
+
+
+def strength(config: ModelConfig) -> float:
+    """Return how far attention weights the tokens."""
+    if isinstance(config.aggregation, AggregationConfig):
+        return config.aggregation.saliency_strength
+    return 0.0

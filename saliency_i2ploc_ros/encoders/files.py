@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..storage import atomic_file, content_hash, read_json, write_json
+from .cloud_input import cloud_preparation
 from .config import ModelConfig, parse_config
 from .dual import DualEncoder
 
@@ -68,8 +69,18 @@ def encoder_hash(model: DualEncoder | Path) -> str:
     """
     if not isinstance(model, DualEncoder):
         model = load_model(Path(model))
-    config = model.config.model_dump(mode='json', exclude={'name', 'submap'})
-    return content_hash({'config': config, 'weights': weights_hash(_state(model))})
+    return _identity(model.config, weights_hash(_state(model)))
+
+
+def read_identity(directory: Path) -> tuple[ModelConfig, str]:
+    """Return the configuration and the encoder hash that a folder's config.json states."""
+    written, config = _read_config(Path(directory))
+    return config, _identity(config, str(written.get('weights_hash')))
+
+
+def _identity(config: ModelConfig, weights: str) -> str:
+    shaping = config.model_dump(mode='json', exclude={'name', 'submap', 'views'})
+    return content_hash({'config': shaping, 'weights': weights})
 
 
 def preprocessing_hash(config: ModelConfig) -> str:
@@ -77,7 +88,7 @@ def preprocessing_hash(config: ModelConfig) -> str:
     image = {'height', 'width', 'camera', 'mean', 'std'}
     return content_hash({
         'image': config.image.model_dump(mode='json', include=image),
-        'tokens': config.cloud.tokens.model_dump(mode='json'),
+        'cloud': cloud_preparation(config),
         'submap': config.submap.model_dump(mode='json'),
     })
 

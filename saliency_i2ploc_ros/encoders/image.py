@@ -6,7 +6,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .config import ImageConfig
+from .config import VitConfig
 from .transformer import Block, initialise, run_blocks
 
 
@@ -44,10 +44,10 @@ class ImageEncoder(nn.Module):
     """
     A pre-norm ViT whose parameters have timm's names (cls_token, pos_embed, patch_embed.proj ...).
 
-    With the stem 'patch' and timm's weights its tokens equal those of vit_small_patch16_224.
+    With the stem 'patch' and timm's weights its tokens equal those of timm's ViT, DINO and DINOv2.
     """
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.patch = config.patch
         self.grid = config.grid
@@ -57,8 +57,13 @@ class ImageEncoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.bias) for _ in range(config.depth))
+            Block(config.dim, config.heads, config.bias, config.layer_scale)
+            for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.registers = config.registers
+        if config.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.dim))
+            nn.init.trunc_normal_(self.reg_token, std=0.02)
         initialise(self)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -77,8 +82,10 @@ class ImageEncoder(nn.Module):
         x = grid.flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         x = x + resize_positions(self.pos_embed, self.grid, (grid.shape[2], grid.shape[3]))
+        if self.registers:
+            x = torch.cat([x[:, :1], self.reg_token.expand(x.shape[0], -1, -1), x[:, 1:]], 1)
         x, attention = run_blocks(self.blocks, x)
-        return self.norm(x)[:, 1:], attention
+        return self.norm(x)[:, 1 + self.registers:], attention[:, self.registers:]
 
 
 def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

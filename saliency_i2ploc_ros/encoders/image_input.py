@@ -7,19 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry.cameras import Pinhole
-from .config import ImageConfig
+from ..geometry.cameras import Camera, Pinhole
+from ..geometry.remapping import remap_between
+from .config import AnyImage
 
 
 def prepare_image(
-    image: NDArray[np.uint8], camera: Pinhole | None, config: ImageConfig,
+    image: NDArray[np.uint8], camera: Camera | None, config: AnyImage,
 ) -> NDArray[np.float32]:
     """
     Return an RGB image (H, W, 3) as the network's input (3, height, width), normalised.
 
-    With a virtual camera in `config`, a direction seen by `camera` comes to the pixel where the
-    virtual one sees it; what `camera` did not see is filled with the mean (zero once normalised).
-    Without one the image is resized, whatever its camera.
+    With a virtual camera in `config`, a direction seen by `camera`, of whichever kind, comes to
+    the pixel where the virtual one sees it (both look along the same optical axis); what `camera`
+    did not see is filled with the mean (zero once normalised). Without one the image is resized,
+    whatever its camera.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
@@ -33,18 +35,23 @@ def prepare_image(
         resized = _resize(image, config.width, config.height)
         return _normalise(resized, config).transpose(2, 0, 1).copy()
     if camera is None:
-        raise InputError('the model sees through a virtual pinhole camera: '
+        raise InputError('the model sees through a virtual camera: '
                          'the image needs its calibration')
-    return _to_camera(image, camera, config.camera, config).transpose(2, 0, 1).copy()
-
-
-def _to_camera(
-    image: NDArray[np.uint8], camera: Pinhole, virtual: Pinhole, config: ImageConfig,
-) -> NDArray[np.float32]:
-    """Return the normalised image (h, w, 3) as `virtual` would have taken it."""
-    if not (np.isfinite(camera.K).all() and camera.fx > 0.0 and camera.fy > 0.0):
+    if isinstance(camera, Pinhole) and not (
+            np.isfinite(camera.K).all() and camera.fx > 0.0 and camera.fy > 0.0):
         raise InputError(f'the camera has focal lengths {camera.fx}, {camera.fy}: '
                          'give a valid calibration')
+    if isinstance(camera, Pinhole) and isinstance(config.camera, Pinhole):
+        return _to_pinhole(image, camera, config.camera, config).transpose(2, 0, 1).copy()
+    remap = remap_between(camera, config.camera)
+    small = _normalise(remap.shrunk(image), config)
+    return np.asarray(remap.sampled(small), np.float32).transpose(2, 0, 1).copy()
+
+
+def _to_pinhole(
+    image: NDArray[np.uint8], camera: Pinhole, virtual: Pinhole, config: AnyImage,
+) -> NDArray[np.float32]:
+    """Return the normalised image (h, w, 3) as `virtual` would have taken it."""
     # Averaging over areas to nearly the right scale avoids aliasing; the sub-pixel rest follows.
     width = max(1, min(camera.width, round(camera.width * virtual.fx / camera.fx)))
     height = max(1, min(camera.height, round(camera.height * virtual.fy / camera.fy)))
@@ -66,6 +73,6 @@ def _resize(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uin
     return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
-def _normalise(image: NDArray[np.uint8], config: ImageConfig) -> NDArray[np.float32]:
+def _normalise(image: NDArray[np.uint8], config: AnyImage) -> NDArray[np.float32]:
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     return (image.astype(np.float32) / np.float32(255.0) - mean) / std

@@ -12,6 +12,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .config import AggregationConfig
+from .pooling import SqueezeExcitation
 
 
 def saliency_weight(attention: Tensor, strength: float) -> Tensor | None:
@@ -32,12 +33,19 @@ def saliency_weight(attention: Tensor, strength: float) -> Tensor | None:
 
 
 class NetVLAD(nn.Module):
-    """Tokens (B, N, C), and a weight for each, to unit descriptors (B, D)."""
+    """
+    Tokens (B, N, C), and a weight for each, to features (B, D), not yet normalised.
 
-    def __init__(self, dim: int, descriptor_dim: int, config: AggregationConfig) -> None:
+    tokens: N, where the configuration keeps the layout; else any number will do.
+    """
+
+    def __init__(
+        self, dim: int, descriptor_dim: int, config: AggregationConfig, tokens: int = 0,
+    ) -> None:
         super().__init__()
         size = config.clusters * dim
         self.intra_normalise = config.intra_normalise
+        self.squeeze = SqueezeExcitation(dim, config.squeeze) if config.squeeze else None
         self.assign = nn.Linear(dim, config.clusters)
         self.centres = nn.Parameter(torch.randn(config.clusters, dim) * dim ** -0.5)
         self.sums_norm = None if config.intra_normalise else nn.LayerNorm(size)
@@ -50,16 +58,27 @@ class NetVLAD(nn.Module):
             # The sums start as a small part beside the mean, which by itself learns fastest.
             nn.init.normal_(self.project_mean.weight, std=dim ** -0.5)
             nn.init.normal_(self.project.weight, std=0.1 * size ** -0.5)
+        self.layout_in: nn.Linear | None = None
+        if config.layout:
+            kept = config.layout * tokens
+            self.layout_in = nn.Linear(dim, config.layout)
+            self.layout_norm = nn.LayerNorm(kept)
+            self.layout_out = nn.Linear(kept, descriptor_dim, bias=False)
+            nn.init.normal_(self.layout_out.weight, std=kept ** -0.5)
 
     def forward(self, tokens: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the descriptors (B, D) of tokens (B, N, C); weight: (B, N), None: all one."""
+        """Return the features (B, D) of tokens (B, N, C); weight: (B, N), None: all one."""
+        if self.squeeze is not None:
+            tokens = self.squeeze(tokens, weight)
         y = self.project(self._normalised(self.sums(tokens, weight)))
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(y))
+        weighted = tokens if weight is None else tokens * weight.unsqueeze(-1)
         if self.mean_norm is not None:
-            weighted = tokens if weight is None else tokens * weight.unsqueeze(-1)
             y = y + self.project_mean(self.mean_norm(weighted.mean(1)))
-        return F.normalize(_at_least_float32(y), dim=-1)
+        if self.layout_in is not None:
+            y = y + self.layout_out(self.layout_norm(self.layout_in(weighted).flatten(1)))
+        return _at_least_float32(y)
 
     def sums(self, tokens: Tensor, weight: Tensor | None) -> Tensor:
         """Return the sum of each cluster's weighted residuals, (B, clusters, C)."""

@@ -8,11 +8,17 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens (B, T, C)."""
+    """
+    Multi-head self-attention over tokens (B, T, C).
+
+    fused: by PyTorch's own kernel where that is faster. An export in half precision does without:
+    the graph itself must say that the softmax is in float32.
+    """
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
+        self.fused = True
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.proj = nn.Linear(dim, dim, bias=bias)
 
@@ -22,7 +28,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         # On processors the backward of the fused kernel is several times slower than this.
-        if x.device.type == 'cpu' and torch.is_grad_enabled():
+        if not self.fused or (x.device.type == 'cpu' and torch.is_grad_enabled()):
             y = plain_attention(q, k, v)
         else:
             y = F.scaled_dot_product_attention(q, k, v)
@@ -58,21 +64,34 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al., arXiv 2103.17239), small at first."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """A pre-norm transformer block, named as timm names its parts."""
 
-    def __init__(self, dim: int, heads: int, bias: bool) -> None:
+    def __init__(self, dim: int, heads: int, bias: bool, layer_scale: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads, bias)
+        self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, bias)
+        self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens (B, T, C), and the attention's queries and keys."""
         y, q, k = self.attn(self.norm1(x))
-        x = x + y
-        return x + self.mlp(self.norm2(x)), q, k
+        x = x + self.ls1(y)
+        return x + self.ls2(self.mlp(self.norm2(x))), q, k
 
 
 def run_blocks(

@@ -8,8 +8,9 @@ cannot be answered; they are left out of the denominator and counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,20 +94,25 @@ def count_positives(query_xy: Array, place_xy: Array, radius_m: float) -> NDArra
     return np.asarray(found, np.int64)
 
 
-def chance_level(positives: NDArray[np.int64], places: int, k: int) -> float:
+def chance_level(
+    positives: NDArray[np.int64], places: int | NDArray[np.int64], k: int,
+) -> float:
     """
     Return the expected recall at k of a random order of the map, NaN without queries.
 
-    positives: (q,) right places of each query, m. Drawing k of N places without replacement
-    misses all m with probability C(N - m, k) / C(N, k) = prod_{i<k} (N - m - i) / (N - i)
-    (hypergeometric), which the product gives without large factorials.
+    positives: (q,) right places of each query, m. places: N, of all or (q,) of each query. Drawing
+    k of N places without replacement misses all m with probability
+    C(N - m, k) / C(N, k) = prod_{i<k} (N - m - i) / (N - i) (hypergeometric), which the product
+    gives without large factorials.
     """
     if len(positives) == 0:
         return float('nan')
     m = np.asarray(positives, np.float64)
+    n = np.broadcast_to(np.asarray(places, np.float64), m.shape)
     miss = np.ones(len(m))
-    for i in range(min(k, places)):
-        miss *= np.maximum(places - m - i, 0.0) / (places - i)
+    for i in range(min(k, int(n.max()))):
+        # A query whose places are used up has been drawn all of them: it keeps what it has.
+        miss *= np.where(i < n, np.maximum(n - m - i, 0.0) / np.maximum(n - i, 1.0), 1.0)
     return float(np.mean(1.0 - miss))
 
 
@@ -116,7 +122,7 @@ def trajectory_blocks(travelled_m: Array, block_m: float = BLOCK_M) -> NDArray[n
 
 
 def block_bootstrap(
-    hits: NDArray[np.bool_], blocks: NDArray[np.int64], level: float = 0.95, samples: int = 2000,
+    hits: NDArray[Any], blocks: NDArray[np.int64], level: float = 0.95, samples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
     """
@@ -126,12 +132,47 @@ def block_bootstrap(
     one would make the interval several times too narrow. Whole blocks (q,) of the trajectory are
     drawn with replacement instead, and the percentiles of the means are returned.
     """
-    names, block = np.unique(blocks, return_inverse=True)
-    if len(names) < 2:
+    right, count = _by_block(hits, blocks)
+    if len(count) < 2:
         return float('nan'), float('nan')
-    right = np.bincount(block, weights=np.asarray(hits, np.float64))
-    count = np.bincount(block).astype(np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
-    means = right[draws].sum(axis=1) / count[draws].sum(axis=1)
+    means = np.concatenate([right[draws].sum(axis=1) / count[draws].sum(axis=1)
+                            for draws in _draws(len(count), samples, seed)])
     low, high = np.quantile(means, [0.5 - level / 2.0, 0.5 + level / 2.0])
     return float(low), float(high)
+
+
+def paired_bootstrap(
+    hits_a: NDArray[Any], hits_b: NDArray[Any], blocks: NDArray[np.int64], seed: int = 0,
+    level: float = 0.95, samples: int = 2000,
+) -> tuple[float, float, float]:
+    """
+    Return mean(hits_b) - mean(hits_a) and its confidence interval over blocks, as (d, low, high).
+
+    hits_a, hits_b: (q,) what two runs made of the same queries, flags or shares. blocks: (q,), of
+    both (see `block_bootstrap`). Each draw takes the same blocks of both runs, so that what makes
+    a street hard for both does not widen the interval: an interval that leaves out 0 is a
+    difference. With fewer than two blocks the interval is NaN; without queries all is.
+    """
+    a, b = np.asarray(hits_a, np.float64), np.asarray(hits_b, np.float64)
+    if a.shape != b.shape or a.shape != np.shape(blocks):
+        raise ValueError(f'hits {a.shape}, {b.shape} and blocks {np.shape(blocks)} of two runs')
+    if len(a) == 0:
+        return float('nan'), float('nan'), float('nan')
+    return float(b.mean() - a.mean()), *block_bootstrap(b - a, blocks, level, samples, seed)
+
+
+def _by_block(
+    values: NDArray[Any], blocks: NDArray[np.int64],
+) -> tuple[Array, Array]:
+    """Return the sum of values (q,) in each block and how many they are, (blocks,) each."""
+    _, block = np.unique(blocks, return_inverse=True)
+    return (np.bincount(block, weights=np.asarray(values, np.float64)).astype(np.float64),
+            np.bincount(block).astype(np.float64))
+
+
+def _draws(blocks: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield `samples` rows of blocks drawn with replacement, not too many at once."""
+    rng = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // blocks)
+    for start in range(0, samples, step):
+        yield rng.integers(0, blocks, (min(step, samples - start), blocks))

@@ -15,7 +15,6 @@ import torch
 
 from .. import __version__
 from ..data.trajectories import write_tum
-from ..encoders.files import encoder_hash
 from ..localization.localizer import Localizer
 from ..mapping.database import PlaceDatabase
 from ..storage import commit, write_json
@@ -56,14 +55,21 @@ def write_report(
 def provenance(localizer: Localizer, **given: Any) -> dict[str, Any]:
     """Return what made a run: versions, the command, model, map, settings, and what is given."""
     return {
+        **versions(),
+        'model_hash': localizer.model.encoder_hash, 'runtime': localizer.model.runtime,
+        'database_identity': localizer.database.identity,
+        'localizer': localizer.config.model_dump(),
+        **given,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Return what ran: the package's version and commit, the command, the libraries' versions."""
+    return {
         'version': __version__,
         'commit': commit(),
         'command': sys.argv,
         'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__,
-        'model_hash': encoder_hash(localizer.model),
-        'database_identity': localizer.database.identity,
-        'localizer': localizer.config.model_dump(),
-        **given,
     }
 
 

@@ -9,13 +9,13 @@ import time
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
 
 from ..encoders.dual import DualEncoder
-from ..encoders.files import encoder_hash, load_model, preprocessing_hash
+from ..encoders.files import preprocessing_hash
 from ..encoders.image_input import prepare_image
 from ..errors import InputError
-from ..geometry.cameras import Pinhole
+from ..export.runtime import ImageRuntime, open_runtime, torch_runtime
+from ..geometry.cameras import Camera
 from ..geometry.poses import planar
 from ..mapping.database import PlaceDatabase
 from .fix import Answer, Candidates, Fix
@@ -30,12 +30,14 @@ class Localizer:
     """
     A model and a map, ready to answer images one at a time. It has no memory between them.
 
-    model and database must belong together (`open_localizer` checks their hashes). The model is
-    put into evaluation mode; it answers on the device where it lies.
+    model: its image branch, run by whatever `open_runtime` opened; or the model itself, which is
+    put into evaluation mode and answers on the device where it lies. It and the database must
+    belong together (`open_localizer` checks their hashes).
     """
 
     def __init__(
-        self, model: DualEncoder, database: PlaceDatabase, config: LocalizerConfig | None = None,
+        self, model: ImageRuntime | DualEncoder, database: PlaceDatabase,
+        config: LocalizerConfig | None = None,
     ) -> None:
         places, dimension = database.descriptors.shape
         if dimension != model.config.descriptor_dim:
@@ -43,19 +45,18 @@ class Localizer:
                              f'{model.config.descriptor_dim}: build the map with this model')
         if places == 0:
             raise InputError('the map holds no places: build it from a drive with scans and poses')
-        self.model = model.eval()
+        self.model = torch_runtime(model) if isinstance(model, DualEncoder) else model
         self.database = database
         self.config = config or LocalizerConfig()
-        self._device = next(model.parameters()).device
 
     def localize(
-        self, image: NDArray[np.uint8], camera: Pinhole | None, T_base_camera: Array,
+        self, image: NDArray[np.uint8], camera: Camera | None, T_base_camera: Array,
     ) -> Answer:
         """
         Return where the vehicle is, or why that cannot be said.
 
-        image: (H, W, 3) uint8 RGB. camera: its model, of the same size; None for an image that is
-        no perspective one (a panorama). T_base_camera: (4, 4), the camera's optical frame in
+        image: (H, W, 3) uint8 RGB. camera: its model, of the same size; None for a model that
+        takes any image as it is. T_base_camera: (4, 4), the camera's optical frame in
         base_link. An image or camera that cannot be used is an InputError.
 
         A place says where the camera looks: what it matches is the view ahead of the map's
@@ -78,9 +79,7 @@ class Localizer:
         pixels = np.asarray(prepare_image(image, camera, self.model.config.image))
         clock.lap('prepare')
 
-        with torch.inference_mode():
-            batch = torch.from_numpy(pixels)[None].to(self._device)
-            descriptor = self.model.encode_image(batch).descriptor.float().cpu().numpy()
+        descriptor = self.model.descriptors(pixels[None])
         clock.lap('encode')
 
         k = min(config.top_k, len(self.database.descriptors))
@@ -108,27 +107,23 @@ class Localizer:
 
 def open_localizer(
     model_directory: Path, map_path: Path, config: LocalizerConfig | None = None,
-    device: str = 'cpu',
+    device: str = 'cpu', runtime: str = 'torch',
 ) -> Localizer:
     """
     Return the localizer of a model and a map on disk.
 
+    runtime: 'torch' runs the model's weights, 'pt2' and 'onnx' its export (see `open_runtime`).
     A map that was altered, or made by another model or another preparation of the input, is an
     InputError that says so; so is a device ('cpu', 'cuda', 'cuda:1') that is not there.
     """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f'the device {device!r} cannot be used on this machine: use cpu, or '
-                         'install a PyTorch built for it') from error
-    model = load_model(Path(model_directory))
+    model = open_runtime(Path(model_directory), runtime, device)
     database = PlaceDatabase.open(
-        Path(map_path), model_hash=encoder_hash(model),
+        Path(map_path), model_hash=model.encoder_hash,
         preprocessing_hash=preprocessing_hash(model.config))
-    return Localizer(model.to(device), database, config)
+    return Localizer(model, database, config)
 
 
-def check_image(image: NDArray[np.uint8], camera: Pinhole | None) -> None:
+def check_image(image: NDArray[np.uint8], camera: Camera | None) -> None:
     """Raise InputError unless this is an RGB image of the camera's size."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InputError(f'an image of shape {image.shape} and type {image.dtype} was given: '

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 
 from ..data.submaps import SubmapStore, thin
-from ..encoders.cloud_tokens import cloud_tokens, CloudTokens
+from ..distributed import barrier, gather_rows, share, start, World
+from ..encoders.cloud_input import cloud_input
 from ..encoders.dual import DualEncoder
 from ..encoders.files import encoder_hash, preprocessing_hash
 from ..errors import InputError
+from ..geometry.poses import apply, inverse
 from ..progress import track
 from .database import PlaceDatabase, write_database
+from .views import Views, views_of
 
 DISPLAY_POINTS = 4096
 _BATCH = 16
@@ -24,65 +27,83 @@ _log = logging.getLogger(__name__)
 
 
 class EncodedSubmaps(NamedTuple):
-    """descriptors: (n, D) float32. indices: (n,) int64, which submaps of the store they are of."""
+    """
+    Views of submaps as the model describes them.
+
+    descriptors: (n, D) float32. indices: (n,) int64, which submaps of the store they are of.
+    T_base_view, T_map_place: (n, 4, 4), from where they are seen, in the submap and in the map.
+    skipped: how many views had too few points.
+    """
 
     descriptors: NDArray[np.float32]
     indices: NDArray[np.int64]
+    T_base_view: NDArray[np.float64]
+    T_map_place: NDArray[np.float64]
+    skipped: int
 
 
 def encode_submaps(
-    store: SubmapStore, model: DualEncoder, batch: int = _BATCH,
+    store: SubmapStore, model: DualEncoder, batch: int = _BATCH, world: World = World(),
 ) -> EncodedSubmaps:
     """
-    Return the descriptors of a store's submaps, but for those with too few points in view.
+    Return the descriptors of the model's views of a store's submaps.
 
-    The model works in eval mode and on its own device, and is left in the mode it was in.
+    Views with too few points are left out. The model works in eval mode and on its own device,
+    and is left in the mode it was in. world: each process encodes its share, and has all of them.
     """
     was_training = model.training
     model.eval()
     try:
-        return _encode(store, model, batch)
+        return _encode(store, model, batch, world)
     finally:
         model.train(was_training)
 
 
-def _encode(store: SubmapStore, model: DualEncoder, batch: int) -> EncodedSubmaps:
-    config = model.config
-    indices: list[int] = []
-    descriptors: list[NDArray[np.float32]] = [
-        np.empty((0, config.descriptor_dim), np.float32)]
-    waiting: list[CloudTokens] = []
-    for i in track(range(len(store)), f'descriptors of {store.name}'):
-        try:
-            waiting.append(cloud_tokens(store.above_ground(i), config.cloud.tokens))
-            indices.append(i)
-        except InputError as error:
-            _log.debug('submap %d: %s', i, error)
-        if waiting and (len(waiting) == batch or i == len(store) - 1):
-            descriptors.append(_descriptors(waiting, model))
-            waiting = []
-    return EncodedSubmaps(np.concatenate(descriptors), np.array(indices, np.int64))
-
-
-def _descriptors(tokens: list[CloudTokens], model: DualEncoder) -> NDArray[np.float32]:
+def _encode(store: SubmapStore, model: DualEncoder, batch: int, world: World) -> EncodedSubmaps:
+    views = views_of(store, model.config.views)
+    mine = share(len(views.submap), world)
     device = next(model.parameters()).device
-    groups = torch.from_numpy(np.stack([t.groups for t in tokens])).to(device)
-    centres = torch.from_numpy(np.stack([t.centres for t in tokens])).to(device)
+    # A view that cannot be encoded is a row of NaN until all rows are there.
+    rows = np.full((len(mine), model.config.descriptor_dim), np.nan, np.float32)
+    waiting: list[tuple[int, tuple[NDArray[Any], ...]]] = []
+    for row, i in enumerate(track(mine, f'descriptors of {store.name}')):
+        try:
+            points = store.view(int(views.submap[i]), views.T_base_view[i])
+            waiting.append((row, cloud_input(points, model.config)))
+        except InputError as error:
+            _log.debug('submap %d: %s', views.submap[i], error)
+        if waiting and (len(waiting) == batch or row == len(mine) - 1):
+            rows[[at for at, _ in waiting]] = _descriptors([x for _, x in waiting], model)
+            waiting = []
+    found = gather_rows(torch.from_numpy(rows).to(device), len(views.submap), world).cpu().numpy()
+    kept = np.flatnonzero(np.isfinite(found).all(1))
+    views = Views(views.submap[kept], views.T_base_view[kept])
+    return EncodedSubmaps(found[kept], views.submap, views.T_base_view, views.T_map_view(store),
+                          len(found) - len(kept))
+
+
+def _descriptors(
+    inputs: list[tuple[NDArray[Any], ...]], model: DualEncoder,
+) -> NDArray[np.float32]:
+    device = next(model.parameters()).device
+    stacked = [torch.from_numpy(np.stack(parts)).to(device)
+               for parts in zip(*inputs, strict=True)]
     with torch.inference_mode():
-        found = model.encode_cloud(groups, centres).descriptor
+        found = model.encode_cloud(*stacked).descriptor
     return np.asarray(found.float().cpu().numpy(), np.float32)
 
 
 def build_database(
     store: SubmapStore, model: DualEncoder, path: Path, overwrite: bool = False,
-    batch: int = _BATCH,
+    batch: int = _BATCH, world: World = World(),
 ) -> PlaceDatabase:
     """
     Encode the submaps and write them as a place database; return it, opened.
 
-    Submaps with too few points in view are left out, with a warning that counts them. Submaps of
+    Views with too few points are left out, with a warning that counts them. Submaps of
     another size than the model was made for, an existing `path` without `overwrite`, and a store
-    of which nothing can be encoded are InputErrors; then nothing is written.
+    of which nothing can be encoded are InputErrors; then nothing is written. world: the processes
+    of `torchrun` share the work, and the first one writes.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -91,19 +112,28 @@ def build_database(
         raise InputError(
             f'the submaps are {store.config.size_m:g} m wide and the model {model.config.name!r} '
             f"was made for {model.config.submap.size_m:g} m: cut them with the model's settings")
-    encoded = encode_submaps(store, model, batch)
-    skipped = len(store) - len(encoded.indices)
-    if skipped == len(store):
+    start(world)
+    encoded = encode_submaps(store, model, batch, world)
+    if len(encoded.indices) == 0:
         raise InputError(f'none of the {len(store)} submaps of {store.name} has enough points in '
                          "view to be encoded: check its scans and the trajectory's directions")
-    if skipped:
-        _log.warning('%d of %d submaps of %s have too few points in view and are left out',
-                     skipped, len(store), store.name)
-    write_database(
-        path, encoded.descriptors, store.poses[encoded.indices],
-        [thin(store.points(int(i)), DISPLAY_POINTS) for i in encoded.indices],
-        encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
-        model_name=model.config.name, submap=store.config.model_dump(mode='json'),
-        spacing_m=store.config.spacing_m, source=store.name, submaps_key=store.key,
-        skipped=skipped + store.skipped, overwrite=overwrite)
+    if encoded.skipped:
+        _log.warning('%d of %d views of the submaps of %s have too few points and are left out',
+                     encoded.skipped, encoded.skipped + len(encoded.indices), store.name)
+    if world.writes:
+        write_database(
+            path, encoded.descriptors, encoded.T_map_place, _clouds_to_look_at(store, encoded),
+            encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
+            model_name=model.config.name, submap=store.config.model_dump(mode='json'),
+            spacing_m=store.config.spacing_m, source=store.name, submaps_key=store.key,
+            skipped=encoded.skipped + store.skipped, overwrite=overwrite)
+    barrier(world)
     return PlaceDatabase.open(path)
+
+
+def _clouds_to_look_at(
+    store: SubmapStore, encoded: EncodedSubmaps,
+) -> list[NDArray[np.float32]]:
+    """Return some points of each view, in the frame of the vehicle that looks."""
+    return [apply(inverse(T), thin(store.points(int(i)), DISPLAY_POINTS)).astype(np.float32)
+            for i, T in zip(encoded.indices, encoded.T_base_view, strict=True)]

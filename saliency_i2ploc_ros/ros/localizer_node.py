@@ -35,8 +35,9 @@ from std_srvs.srv import SetBool, Trigger
 import torch
 from visualization_msgs.msg import MarkerArray
 
-from ..encoders.files import encoder_hash, preprocessing_hash
+from ..encoders.files import preprocessing_hash
 from ..errors import InputError
+from ..export.runtime import best_device
 from ..geometry.poses import R_base_optical, transform
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer, open_localizer
@@ -115,18 +116,16 @@ class LocalizerNode(LifecycleNode):
         self._extrinsics = Extrinsics(self, given['base_frame'],
                                       extrinsics_of(given['camera_extrinsics']))
         self._worker = NewestWorker(self._work)
-        device = given['device']
+        device, runtime = given['device'], given['runtime']
         if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        elif device == 'cuda' and not torch.cuda.is_available():
-            raise InputError('device is cuda, but PyTorch finds none: set it to auto or cpu')
+            device = best_device(runtime)
         model = Path(given['model'] or shared_directory('models') / 'city')
 
         def load() -> Localizer:
             if given['threads']:
                 torch.set_num_threads(given['threads'])
             found = open_localizer(model, Path(given['database']),
-                                   parameters.localizer_config(given), device)
+                                   parameters.localizer_config(given), device, runtime)
             _warm_up(found)
             return found
 
@@ -356,7 +355,7 @@ class LocalizerNode(LifecycleNode):
         model = self._pipeline.localizer.model
 
         def swap() -> None:
-            database = PlaceDatabase.open(Path(path), model_hash=encoder_hash(model),
+            database = PlaceDatabase.open(Path(path), model_hash=model.encoder_hash,
                                           preprocessing_hash=preprocessing_hash(model.config))
             self._pipeline.localizer = Localizer(
                 model, database, self._pipeline.localizer.config)

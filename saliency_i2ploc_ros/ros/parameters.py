@@ -22,6 +22,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..errors import InputError
+from ..export.runtime import RUNTIMES
 from ..localization.hypotheses import LocalizerConfig
 
 AT_START, AT_CONFIGURE, AT_ONCE = 'start', 'configure', 'at once'
@@ -149,9 +150,13 @@ LOCALIZER: tuple[Setting, ...] = (
             takes_effect=AT_CONFIGURE),
     Setting('database', '', 'folder of the place database (i2ploc build-map); needed',
             takes_effect=AT_CONFIGURE),
+    Setting('runtime', 'torch', 'what runs the model: PyTorch with its weights, or its export '
+            '(i2ploc export) by PyTorch or by onnxruntime', choices=RUNTIMES,
+            takes_effect=AT_CONFIGURE),
     Setting('device', 'auto', 'where the model runs; auto: cuda if there is one',
             choices=('auto', 'cpu', 'cuda'), takes_effect=AT_CONFIGURE),
-    Setting('threads', 0, 'processor threads of the model; 0: as PyTorch chooses',
+    Setting('threads', 0,
+            'processor threads of the model, whatever runs it; 0: as PyTorch chooses',
             low=0, high=256, takes_effect=AT_CONFIGURE),
     Setting('image_transport', 'raw', 'raw listens to image, compressed to image/compressed',
             choices=('raw', 'compressed'), takes_effect=AT_CONFIGURE),

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..errors import InputError
+from ..geometry.cameras import Camera
 from ..localization.fix import Answer, Candidates
 from ..localization.localizer import Localizer
-from .cameras import camera_of, RosCamera
+from .cameras import camera_of, check_size
 from .conversions import compressed_to_rgb, image_to_rgb, stamp_of
 
 # Stamps that go back by less are out of order; by more, time itself has jumped (a bag restarted).
@@ -45,7 +46,7 @@ class Pipeline:
         self._camera_frame = camera_frame
         self._is_rectified = image_is_rectified
         self._time_went_back = time_went_back
-        self._camera: tuple[CameraInfo, RosCamera] | None = None
+        self._camera: tuple[CameraInfo, Camera] | None = None
 
     def answer(self, message: Image | CompressedImage) -> Answer:
         """
@@ -62,7 +63,7 @@ class Pipeline:
                                         self._camera_frame or message.header.frame_id)
             decoded = time.perf_counter()
             answer = _or_refused('bad_camera', self.localizer.localize, image,
-                                 camera and camera.pinhole, T_base_camera)
+                                 camera, T_base_camera)
             answer.milliseconds['decode'] = 1e3 * (decoded - started)
         except _Refused as refusal:
             answer = rejection(*refusal.args)
@@ -80,8 +81,8 @@ class Pipeline:
         self.last_stamp_ns = stamp_ns
 
     def _decoded(self, message: Image | CompressedImage,
-                 ) -> tuple[NDArray[np.uint8], RosCamera | None]:
-        """Return the rectified image (H, W, 3) RGB and its camera, if the model needs one."""
+                 ) -> tuple[NDArray[np.uint8], Camera | None]:
+        """Return the image (H, W, 3) RGB and its camera, if the model needs one."""
         decode = compressed_to_rgb if isinstance(message, CompressedImage) else image_to_rgb
         image = _or_refused('bad_image', decode, message)
         if self.localizer.model.config.image.camera is None:
@@ -89,9 +90,10 @@ class Pipeline:
         if self.camera_info is None:
             raise _Refused('no_camera_info', 'no CameraInfo has come yet')
         camera = _or_refused('bad_camera', self._present_camera)
-        return _or_refused('bad_camera', camera.rectified, image), camera
+        _or_refused('bad_camera', check_size, image, camera)
+        return image, camera
 
-    def _present_camera(self) -> RosCamera:
+    def _present_camera(self) -> Camera:
         """Return the camera of the newest CameraInfo, made anew only when that changes."""
         info = self.camera_info
         if self._camera is None or not _same_camera(self._camera[0], info):

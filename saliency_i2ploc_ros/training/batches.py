@@ -6,38 +6,58 @@ Nothing here has a state: the random numbers of a step are made from the seed an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from ..encoders.config import ImageConfig, ModelConfig
+from ..encoders.config import AnyImage
+from .augment import jitter_colours, mirrored, token_columns, turned
 from .config import TrainingConfig
-from .pairs import azimuth_column, PreparedSite
+from .pairs import PreparedSite
 
 
 @dataclass(frozen=True)
 class Batch:
     """
-    Pairs for one step: images (B, h, w, 3) in 0..255, groups, centres, profiles, places.
+    B pairs for one step.
 
-    column: (B, G) the image column of each cloud token. image_xy, submap_xy: (B, 2); site: (B,).
+    images: (B, h, w, 3) in 0..255. clouds: what the cloud encoder takes, B of each. column:
+    (B, N) the image column of each cloud token. geometry: what the geometry heads are told, the
+    views' profiles (B, bins, 2) or the images' depth (B, h', w'). image_xy, cloud_xy: (B, 2);
+    image_yaw, cloud_yaw: (B,); site: (B,), which map they are in, negative in a mirror.
     """
 
     images: Tensor
-    groups: Tensor
-    centres: Tensor
+    clouds: tuple[Tensor, ...]
     column: Tensor
-    profile: Tensor
+    geometry: Tensor
     image_xy: Tensor
-    submap_xy: Tensor
+    image_yaw: Tensor
+    cloud_xy: Tensor
+    cloud_yaw: Tensor
     site: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        return Batch(*(value.to(device) for value in vars(self).values()))
+        return self._each(lambda value: value.to(device))
+
+    def rows(self, chosen: slice) -> Batch:
+        """Return some of the pairs."""
+        return self._each(lambda value: value[chosen])
+
+    def _each(self, change: Any) -> Batch:
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {
+            name: tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+            for name, value in values.items()}
+        return Batch(**changed)
 
 
 def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> Batch:
@@ -45,100 +65,77 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
     rng = np.random.default_rng([config.seed, step])
     n_sites = min(config.sites_per_batch, len(sites), config.batch)
     chosen = rng.choice(len(sites), n_sites, replace=False)
-    parts = []
-    for place, share in zip(chosen, np.array_split(np.arange(config.batch), n_sites), strict=True):
-        site = sites[place]
-        rows = rng.choice(len(site.paired), len(share), replace=len(share) > len(site.paired))
-        submaps = [rng.choice(site.candidates[row]) for row in rows]
-        parts.append(_gather(site, int(place), site.paired[rows], np.array(submaps)))
-    gathered = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    images, groups, centres, profiles, image_xy, submap_xy, site_ids = gathered
+    parts = [_draw(sites[place], int(place), len(share), config, rng) for place, share in zip(
+        chosen, np.array_split(np.arange(config.batch), n_sites), strict=True)]
+    one = {name: np.concatenate([part[name] for part in parts])
+           for name in parts[0] if name != 'clouds'}
+    clouds = tuple(np.concatenate(each) for each in zip(
+        *(part['clouds'] for part in parts), strict=True))
 
-    images = jitter_colours(images, config.colour_jitter, rng)
+    images = jitter_colours(one['images'], config.colour_jitter, rng)
     angles = np.radians(rng.uniform(-1.0, 1.0, len(images)) * config.yaw_jitter_deg)
-    groups, centres = turn_tokens(groups, centres, angles, config.model)
-    return _to_batch(images, groups, centres, profiles, image_xy, submap_xy, site_ids,
-                     config.model)
-
-
-def _gather(
-    site: PreparedSite, number: int, images: NDArray[np.int64], submaps: NDArray[np.int64],
-) -> tuple[NDArray, ...]:
-    return (site.images[images], site.groups[submaps], site.centres[submaps],
-            site.profiles[submaps], site.image_xy[images], site.submap_xy[submaps],
-            np.full(len(images), number))
-
-
-def _to_batch(
-    images: NDArray, groups: NDArray, centres: NDArray, profiles: NDArray, image_xy: NDArray,
-    submap_xy: NDArray, site_ids: NDArray, model: ModelConfig,
-) -> Batch:
-    columns = model.image.width // model.image.patch
-    place = azimuth_column(azimuth_of(centres, model), model.image)
-    with np.errstate(invalid='ignore'):
-        inside = (place >= 0.0) & (place < 1.0)
-        column = np.where(inside, np.floor(place * columns), -1).astype(np.int64)
+    if config.views == 'map':
+        clouds = turned(clouds, angles, config.model)
+    geometry, site = one['geometry'], one['site']
+    if config.mirror > 0.0:
+        flip = rng.random(len(images)) < config.mirror
+        clouds = mirrored(clouds, flip, config.model)
+        images[flip] = images[flip][:, :, ::-1]
+        # Across a profile's bins, and across a depth image's columns.
+        across = 1 if config.geometry == 'profile' else 2
+        geometry[flip] = np.flip(geometry[flip], across)
+        site = np.where(flip, -1 - site, site)
     return Batch(
-        torch.from_numpy(images), torch.from_numpy(groups), torch.from_numpy(centres),
-        torch.from_numpy(column), torch.from_numpy(profiles), torch.from_numpy(image_xy),
-        torch.from_numpy(submap_xy), torch.from_numpy(site_ids))
+        torch.from_numpy(images), tuple(torch.from_numpy(part) for part in clouds),
+        torch.from_numpy(token_columns(clouds, config.model)), torch.from_numpy(geometry),
+        site=torch.from_numpy(site),
+        **{name: torch.from_numpy(one[name])
+           for name in ('image_xy', 'image_yaw', 'cloud_xy', 'cloud_yaw')})
 
 
-def normalise(images: Tensor, config: ImageConfig) -> Tensor:
+def _draw(
+    site: PreparedSite, number: int, count: int, config: TrainingConfig,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Return `count` pairs of one site, as arrays by the names of `Batch`."""
+    rows = _rows(site, count, config, rng)
+    images = site.paired[rows]
+    views = np.array([rng.choice(site.candidates[row]) for row in rows])
+    told = site.profiles if config.geometry == 'profile' else site.depth
+    assert told is not None
+    which = views if config.geometry == 'profile' else images
+    return {'images': site.images[images], 'clouds': tuple(part[views] for part in site.clouds),
+            'geometry': np.array(told[which], np.float32),
+            'image_xy': site.image_xy[images], 'image_yaw': site.image_yaw[images],
+            'cloud_xy': site.cloud_xy[views], 'cloud_yaw': site.cloud_yaw[views],
+            'site': np.full(count, number)}
+
+
+def _rows(
+    site: PreparedSite, count: int, config: TrainingConfig, rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """
+    Return which of the paired images to take: any, or `images_per_place` of each place.
+
+    Of a place: an image and others within a quarter of `positive_m` of it, looking its way.
+    """
+    n = len(site.paired)
+    if config.images_per_place == 1:
+        return rng.choice(n, count, replace=count > n)
+    xy, yaw = site.image_xy[site.paired], site.image_yaw[site.paired]
+    rows: list[int] = []
+    while len(rows) < count:
+        row = int(rng.integers(n))
+        apart = np.linalg.norm(xy - xy[row], axis=1)
+        near = np.flatnonzero((apart < config.positive_m / 4.0) & (np.cos(yaw - yaw[row]) > 0.87)
+                              & (np.arange(n) != row))
+        others = rng.permutation(near)[:config.images_per_place - 1]
+        rows += [row, *others.tolist()]
+    return np.array(rows[:count])
+
+
+def normalise(images: Tensor, config: AnyImage) -> Tensor:
     """Return the image encoder's input (B, 3, h, w) of images (B, h, w, 3) in 0..255."""
     mean = torch.tensor(config.mean, device=images.device)
     std = torch.tensor(config.std, device=images.device)
     return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
-def azimuth_of(centres: NDArray[np.float32], model: ModelConfig) -> NDArray[np.float32]:
-    """Return the azimuth (B, G) of token centres (B, G, 3), radians, positive to the left."""
-    if model.cloud.tokens.space == 'spherical':
-        return centres[..., 0]
-    return np.arctan2(centres[..., 1], centres[..., 0])
-
-
-def turn_tokens(
-    groups: NDArray[np.float32], centres: NDArray[np.float32], angles: NDArray[np.float64],
-    model: ModelConfig,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Return the tokens (B, G, K, 3), (B, G, 3) of submaps turned by `angles` (B,) about z, radians.
-
-    In spherical coordinates a turn is a shift of the azimuth, and groups, which are relative to
-    their centres, stay as they are.
-    """
-    if model.cloud.tokens.space == 'spherical':
-        shift = np.zeros((len(angles), 1, 3), np.float32)
-        shift[:, 0, 0] = angles
-        return groups, centres + shift
-    c, s = np.cos(angles), np.sin(angles)
-    zero, one = np.zeros_like(c), np.ones_like(c)
-    R = np.stack([c, -s, zero, s, c, zero, zero, zero, one], 1).reshape(-1, 3, 3)
-    R = R.astype(np.float32)
-    return (np.einsum('bij,bgkj->bgki', R, groups), np.einsum('bij,bgj->bgi', R, centres))
-
-
-def jitter_colours(
-    images: NDArray[np.uint8], strength: float, rng: np.random.Generator,
-) -> NDArray[np.float32]:
-    """
-    Return images (B, h, w, 3) in 0..255 as float32, with light, contrast, tint and noise varied.
-
-    strength 0 changes nothing but the type; 0.3 varies each factor by about 30 %.
-    """
-    x = images.astype(np.float32)
-    if strength == 0.0:
-        return x
-    n = len(x)
-
-    def factor(*shape: int) -> NDArray[np.float32]:
-        return np.exp(rng.uniform(-strength, strength, (n, *shape))).astype(np.float32)
-
-    mean = x.mean((1, 2, 3), keepdims=True)
-    x = (x - mean) * factor(1, 1, 1) + mean * factor(1, 1, 1)
-    grey = x.mean(3, keepdims=True)
-    x = grey + (x - grey) * rng.uniform(1 - 2 * strength, 1 + strength, (n, 1, 1, 1)).astype('f4')
-    x = x * (1.0 + (factor(1, 1, 3) - 1.0) * 0.3)
-    x = x + rng.standard_normal(x.shape, np.float32) * (8.0 * strength)
-    return np.clip(x, 0.0, 255.0)

@@ -1,4 +1,13 @@
-"""The contrastive loss over places, and the geometry that the tokens must also tell."""
+"""
+The contrastive losses over places, all in fp32 whatever the autocast around them.
+
+Common to them: `distance` (n, n) in metres between the places of image i and cloud j says which
+pairs are positive (under `positive_m`), which count for nothing (up to `ignored_m`) and which are
+negative (beyond); pair (i, i) is positive whatever its distance. Each positive is contrasted with
+the negatives alone, so that two positives do not push each other away: the mean over positives of
+-log(e^s_p / (e^s_p + sum over negatives e^s_n)) (van den Oord et al. 2018; several positives as in
+Khosla et al. 2020).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +16,9 @@ import math
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+
+# What the drawn pair weighs at least among graded positives, so that no row is without one.
+LEAST_WEIGHT = 1e-3
 
 
 class Temperature(nn.Module):
@@ -37,77 +49,92 @@ def distances(xy_a: Tensor, site_a: Tensor, xy_b: Tensor, site_b: Tensor) -> Ten
     return torch.where(site_a[:, None] == site_b[None], d, torch.inf)
 
 
+def weight_by_distance(distance: Tensor, positive_m: float) -> Tensor:
+    """Return what positives weigh: one at no distance, falling linearly to zero at positive_m."""
+    return (1.0 - distance / positive_m).clamp(0.0, 1.0)
+
+
+def weight_by_overlap(distance: Tensor, size_m: float) -> Tensor:
+    """
+    Return the overlap over the union of two circles `size_m` wide, so far apart; zero beyond.
+
+    The circles stand for the squares of the submaps: alike, and the same at any heading. The
+    lens of two circles of radius r is 2 r^2 acos(d / 2r) - d sqrt(4 r^2 - d^2) / 2.
+    """
+    part = (distance / size_m).clamp(0.0, 1.0)  # d / 2r; the areas below are in units of r^2
+    lens = 2.0 * (torch.acos(part) - part * (1.0 - part.square()).sqrt())
+    return lens / (2.0 * torch.pi - lens)
+
+
 def contrastive_loss(
     images: Tensor, clouds: Tensor, distance: Tensor, temperature: Tensor,
-    positive_m: float = 20.0, ignored_m: float = 40.0,
+    positive_m: float = 20.0, ignored_m: float = 40.0, weight: Tensor | None = None,
 ) -> Tensor:
     """
-    Return the symmetric InfoNCE loss with positives and ignored pairs by distance, a scalar.
+    Return the symmetric InfoNCE loss, images against clouds and clouds against images, a scalar.
 
-    images, clouds: unit descriptors (n, d). distance: (n, n) metres between the places of image i
-    and cloud j. Pairs under `positive_m` are positive, up to `ignored_m` they count for nothing,
-    beyond they are negative; pair (i, i) is positive whatever its distance. Each positive is
-    contrasted with the negatives alone, so that two positives do not push each other away:
-    the mean over positives of -log(e^s_p / (e^s_p + sum over negatives e^s_n)), over rows and over
-    columns (van den Oord et al. 2018; several positives as in Khosla et al. 2020). In fp32.
+    images, clouds: unit descriptors (n, d). distance: (n, n), see above. weight: (n, n) of the
+    positives, not negative (see `weight_by_distance`); None: all alike.
     """
     with torch.autocast(images.device.type, enabled=False):
         logits = images.float() @ clouds.float().T / temperature.float()
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        positive = (distance < positive_m) | own
-        negative = (distance >= ignored_m) & ~own
+        positive, negative = _masks(distance, positive_m, ignored_m, weight)
         return (_one_way(logits, positive, negative)
                 + _one_way(logits.T, positive.T, negative.T)) / 2
 
 
+def published_loss(
+    images: Tensor, clouds: Tensor, distance: Tensor, image_distance: Tensor,
+    temperature: float | Tensor, positive_m: float = 20.0, ignored_m: float = 40.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """
+    Return SaliencyI2PLoc's InfoNCE: one cross entropy per image over 2 n - 1 candidates.
+
+    The candidates of image i are the n clouds and the n - 1 other images; its positives are among
+    the clouds alone. Published, all others are negatives; here another place counts as one only
+    beyond `ignored_m`, cloud or image. image_distance: (n, n) between the images' places; the
+    rest as in `contrastive_loss`. With all places far apart it is the cross entropy as published.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        x = images.float()
+        logits = x @ torch.cat([clouds.float(), x]).T / temperature
+        positive, negative = _masks(distance, positive_m, ignored_m, weight)
+        own = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        others = (image_distance >= ignored_m) & ~own
+        return _one_way(logits, torch.cat([positive, torch.zeros_like(positive)], 1),
+                        torch.cat([negative, others], 1))
+
+
+def lip_loss(images: Tensor, clouds: Tensor) -> Tensor:
+    """
+    Return LIP-Loc's loss: cross entropy of the n x n similarities, both ways, temperature 1.
+
+    images, clouds: (n, d). Pair i is the only positive of row i and of column i, all others are
+    negatives however near, as published (arXiv 2312.16648).
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        logits = images.float() @ clouds.float().T
+        own = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def _masks(
+    distance: Tensor, positive_m: float, ignored_m: float, weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what each pair weighs as a positive, and which pairs are negatives, both (n, n)."""
+    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    near = (distance < positive_m) | own
+    graded = torch.ones_like(distance) if weight is None else weight.clamp_min(
+        LEAST_WEIGHT * own)
+    return (graded * near).float(), (distance >= ignored_m) & ~own
+
+
 def _one_way(logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean over rows of the loss; positive: weights, with one above zero in a row."""
     negatives = logits.masked_fill(~negative, -torch.inf).logsumexp(1, keepdim=True)
     # softplus(log-sum of negatives - positive) is -log of the positive's share; a row without
     # negatives gives softplus(-inf) = 0, with a gradient of zero.
     terms = F.softplus(negatives - logits)
     per_row = (terms * positive).sum(1) / positive.sum(1)
     return per_row.mean()
-
-
-class GeometryHead(nn.Module):
-    """
-    Predict, from a branch's tokens gathered into image columns, what the LiDAR measures there.
-
-    Used in training only. Each of `columns` token columns predicts `bins / columns` azimuth bins,
-    of each the logarithm of the nearest range and the highest elevation (see `pairs.profile`).
-    """
-
-    def __init__(self, dim: int, columns: int, bins: int) -> None:
-        super().__init__()
-        if bins % columns:
-            raise ValueError(f'{bins} bins do not divide into {columns} columns')
-        self.norm = nn.LayerNorm(dim)
-        self.out = nn.Linear(dim, 2 * bins // columns)
-
-    def forward(self, columns: Tensor) -> Tensor:
-        """Return the profile (B, bins, 2) from column features (B, columns, C)."""
-        return self.out(self.norm(columns)).flatten(1).unflatten(1, (-1, 2))
-
-
-def image_columns(tokens: Tensor, columns: int) -> Tensor:
-    """Return the mean over rows (B, columns, C) of image tokens (B, rows * columns, C)."""
-    return tokens.unflatten(1, (-1, columns)).mean(1)
-
-
-def cloud_columns(tokens: Tensor, column: Tensor, columns: int) -> Tensor:
-    """
-    Return the mean (B, columns, C) of the cloud tokens (B, G, C) that lie in each column.
-
-    column: (B, G) int64, the image column of each token's centre, -1 outside the image; a column
-    without tokens is zero.
-    """
-    share = F.one_hot(column + 1, columns + 1)[..., 1:].to(tokens.dtype)
-    total = share.sum(1).clamp(min=1)[..., None]
-    return torch.einsum('bgk,bgc->bkc', share, tokens) / total
-
-
-def geometry_loss(predicted: Tensor, profile: Tensor) -> Tensor:
-    """Return the smooth L1 error of predicted profiles (B, bins, 2) where `profile` is finite."""
-    known = profile.isfinite()
-    error = F.smooth_l1_loss(predicted.float(), profile.nan_to_num(), reduction='none', beta=0.2)
-    return (error * known).sum() / known.sum().clamp(min=1)

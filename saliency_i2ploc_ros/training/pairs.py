@@ -1,15 +1,16 @@
 """
-Training pairs: an image and the submap of its place, prepared once and kept as plain arrays.
+Training pairs: an image and a view of the map at its place, prepared once, kept as plain arrays.
 
-What costs time (reading, resizing, sampling, grouping) is done once for each drive and cached
-under a hash of what made it; augmentation then turns and shifts the prepared arrays.
+What costs time (reading, resizing, sampling, rendering) is done once for each drive and cached
+under a hash of what made it; augmentation then changes the prepared arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,91 +19,122 @@ from scipy.spatial import cKDTree
 from ..data.drive import Drive
 from ..data.readers import open_drive
 from ..data.submaps import submaps_of_drive, SubmapStore
-from ..encoders.cloud_tokens import cloud_tokens
-from ..encoders.config import ImageConfig, ModelConfig
+from ..encoders.cloud_input import cloud_input, cloud_preparation
+from ..encoders.config import AnyImage, ModelConfig
 from ..encoders.image_input import prepare_image
 from ..errors import InputError
-from ..geometry.poses import wrap, yaw_of
+from ..geometry.poses import inverse, planar, wrap, yaw_of
+from ..mapping.views import Views, views_of
 from ..progress import track
 from ..storage import atomic_directory, cache_directory, content_hash, write_json
 from .config import Site, TrainingConfig
+from .geometry import depth_target, profile
 
-FORMAT = 2  # of the cached arrays; raised when what is computed changes
-BINS_PER_COLUMN = 4  # azimuth bins of the geometry profile under one column of image tokens
+FORMAT = 3  # of the cached arrays; raised when what is computed changes
 
 
 @dataclass(frozen=True)
 class PreparedSite:
     """
-    One site's images and submaps, ready for the encoders, and which belong together.
+    One site's images and views of its map, ready for the encoders, and which belong together.
 
-    images (n, h, w, 3) uint8; image_xy (n, 2) float64; groups (m, G, K, 3) and centres (m, G, 3)
-    float32; profiles (m, bins, 2) float32; submap_xy (m, 2); paired: indices (q,) of the images
-    that have a place in the map; candidates: for each of those, the submaps that count as it.
+    images (n, h, w, 3) uint8; image_xy (n, 2), image_yaw (n,); clouds: what the cloud encoder
+    takes, m of each; cloud_xy (m, 2), cloud_yaw (m,); profiles (m, bins, 2) of the views, or depth
+    (n, h', w') of the images, whichever the recipe supervises with; paired: indices (q,) of the
+    images that have a place in the map; candidates: for each of those, the views that count as it.
     """
 
     images: NDArray[np.uint8]
     image_xy: NDArray[np.float64]
-    groups: NDArray[np.float32]
-    centres: NDArray[np.float32]
-    profiles: NDArray[np.float32]
-    submap_xy: NDArray[np.float64]
+    image_yaw: NDArray[np.float64]
+    clouds: tuple[NDArray[Any], ...]
+    cloud_xy: NDArray[np.float64]
+    cloud_yaw: NDArray[np.float64]
+    profiles: NDArray[np.float32] | None
+    depth: NDArray[np.float16] | None
     paired: NDArray[np.int64]
     candidates: list[NDArray[np.int64]]
 
 
-def prepare_site(site: Site, config: TrainingConfig, camera: str | None = None) -> PreparedSite:
+def prepare_site(
+    site: Site, config: TrainingConfig, camera: str | None = None, as_map: bool = False,
+) -> PreparedSite:
     """
     Return the prepared pairs of one site; an InputError names a site that yields none.
 
-    Submaps are cut every `submap_spacing_m` along the map drive; every posed image of the query
-    drives is paired with the submaps within `pair_m` and `pair_deg` of it.
+    as_map: see the map as a vehicle's database does, whatever the recipe trains with: the model's
+    views of a submap every `spacing_m`.
     """
+    drives = [open_drive(Path(site.root), name) for name in site.query_drives]
     map_drive = open_drive(Path(site.root), site.map_drive)
-    submap_config = config.model.submap.model_copy(
-        update={'spacing_m': config.submap_spacing_m})
-    store = submaps_of_drive(map_drive, submap_config)
-    groups, centres, profiles, kept = prepared_submaps(store, config.model)
-    submap_xy = store.poses[kept][:, :2, 3]
-    submap_yaw = yaw_of(store.poses[kept])
-
-    parts = [prepared_images(open_drive(Path(site.root), name), config.model.image, camera)
-             for name in site.query_drives]
+    around_images = config.views == 'image' and not as_map
+    spacing = config.model.submap.spacing_m if as_map else config.submap_spacing_m
+    store = submaps_of_drive(
+        map_drive, config.model.submap.model_copy(update={'spacing_m': spacing}))
+    parts = [prepared_images(drive, config.model.image, camera) for drive in drives]
     # One drive's stay on disk, memory-mapped.
     images = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
     poses = np.concatenate([poses for _, poses in parts])
 
-    near = cKDTree(submap_xy).query_ball_point(poses[:, :2, 3], config.pair_m)
-    alike = [np.array([j for j in sorted(places) if abs(wrap(yaw - submap_yaw[j])) <= np.radians(
-        config.pair_deg)], np.int64) for places, yaw in zip(near, yaw_of(poses), strict=True)]
-    paired = np.flatnonzero([len(places) > 0 for places in alike])
+    views = _views_of_images(poses, store, config) if around_images else views_of(
+        store, config.model.views)
+    prepared = prepared_views(store, views, config.model)
+    T_map_view = views.T_map_view(store)[prepared.kept]
+    depth = prepared_depth(store, poses, config.model) if config.geometry == 'depth' else None
+    candidates = _pairs(poses, T_map_view, config)
+    paired = np.flatnonzero([len(places) > 0 for places in candidates])
     if len(paired) == 0:
         raise InputError(f'no image of {", ".join(site.query_drives)} in {site.root} lies within '
-                         f'{config.pair_m} m of a submap of {site.map_drive}: '
+                         f'{config.pair_m} m of a view of {site.map_drive}: '
                          'name drives that share their way')
-    candidates = [alike[i] for i in paired]
-    return PreparedSite(images, poses[:, :2, 3], groups, centres, profiles, submap_xy,
-                        paired, candidates)
+    return PreparedSite(
+        images, poses[:, :2, 3], yaw_of(poses), prepared.clouds, T_map_view[:, :2, 3],
+        yaw_of(T_map_view), prepared.profiles, depth, paired, [candidates[i] for i in paired])
+
+
+def _views_of_images(
+    poses: NDArray[np.float64], store: SubmapStore, config: TrainingConfig,
+) -> Views:
+    """Return `views_per_image` views about the pose of each image that the map reaches."""
+    rng = np.random.default_rng([config.seed_of_views, len(poses)])
+    nearest, submap = cKDTree(store.poses[:, :2, 3]).query(poses[:, :2, 3])
+    n, times = len(poses), config.views_per_image
+    unit = rng.uniform(-1.0, 1.0, (n, times, 3))
+    unit *= [config.view_along_m, config.view_across_m, np.radians(config.view_deg)]
+    rows = np.flatnonzero(nearest < config.model.submap.size_m / 4.0)
+    T = [inverse(store.poses[submap[i]]) @ poses[i] @ planar(*unit[i, k])
+         for i in rows for k in range(times)]
+    return Views(np.repeat(submap[rows], times), np.array(T).reshape(-1, 4, 4))
+
+
+def _pairs(
+    poses: NDArray[np.float64], T_map_view: NDArray[np.float64], config: TrainingConfig,
+) -> list[NDArray[np.int64]]:
+    """Return for each image the views within `pair_m` and `pair_deg` of it."""
+    near = cKDTree(T_map_view[:, :2, 3]).query_ball_point(poses[:, :2, 3], config.pair_m)
+    view_yaw = yaw_of(T_map_view)
+    return [np.array([j for j in sorted(places) if abs(wrap(yaw - view_yaw[j])) <= np.radians(
+        config.pair_deg)], np.int64) for places, yaw in zip(near, yaw_of(poses), strict=True)]
 
 
 def prepared_images(
-    drive: Drive, config: ImageConfig, camera: str | None = None,
+    drive: Drive, config: AnyImage, camera: str | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Return the posed images of a drive at the encoder's size, (n, h, w, 3), and their poses."""
-    stream = drive.cameras[drive.camera_named(camera)]
+    name = drive.camera_named(camera)
+    stream = drive.cameras[name]
     posed = np.flatnonzero(stream.has_pose)
     if len(posed) == 0:
         raise InputError(f'{drive.source} has no image with a pose: training needs both')
-    key = content_hash(['images', FORMAT, drive.source, drive.name, camera,
-                        [[stream.paths[i].name, stream.paths[i].stat().st_size,
-                          stream.paths[i].stat().st_mtime_ns] for i in posed],
-                        asdict(stream.camera), config.model_dump(mode='json')])
+    shape = config.model_dump(mode='json', include={'height', 'width', 'camera', 'mean', 'std'})
+    key = content_hash(
+        ['images', FORMAT, drive.source, drive.name, name, stream.key(posed), shape])
 
     def make(folder: Path) -> None:
         images = np.lib.format.open_memmap(
             folder / 'images.npy', 'w+', np.uint8, (len(posed), config.height, config.width, 3))
         for row, i in enumerate(track(posed, f'images of {drive.name}')):
-            image = drive.image(drive.camera_named(camera), int(i))
+            image = stream.image(int(i))
             images[row] = _as_bytes(prepare_image(image, stream.camera, config), config)
         images.flush()
 
@@ -110,89 +142,76 @@ def prepared_images(
     return np.load(folder / 'images.npy', mmap_mode='r'), stream.T_map_base[posed]
 
 
-def _as_bytes(prepared: NDArray[np.float32], config: ImageConfig) -> NDArray[np.uint8]:
+def _as_bytes(prepared: NDArray[np.float32], config: AnyImage) -> NDArray[np.uint8]:
     """Undo the normalisation of (3, h, w): (h, w, 3) uint8, to keep and to augment."""
     mean, std = np.asarray(config.mean, np.float32), np.asarray(config.std, np.float32)
     image = prepared.transpose(1, 2, 0) * std + mean
     return np.clip(np.rint(image * 255.0), 0, 255).astype(np.uint8)
 
 
-def prepared_submaps(store: SubmapStore, model: ModelConfig) -> tuple[
-        NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+class PreparedViews(NamedTuple):
     """
-    Return the tokens of a store's submaps and their geometry profiles.
+    kept: (m,) int64, the views with enough points. clouds: the cloud encoder's inputs, m of each.
 
-    groups (m, G, K, 3), centres (m, G, 3), profiles (m, bins, 2), and the indices (m,) of the
-    submaps: those with too few points are left out.
+    profiles: (m, bins, 2) float32 (see `geometry.profile`).
     """
-    key = content_hash(['submaps', FORMAT, store.key, model.cloud.tokens.model_dump(mode='json'),
-                        model.image.model_dump(mode='json')])
+
+    kept: NDArray[np.int64]
+    clouds: tuple[NDArray[Any], ...]
+    profiles: NDArray[np.float32]
+
+
+def prepared_views(store: SubmapStore, views: Views, model: ModelConfig) -> PreparedViews:
+    """Return what the cloud encoder takes of each view, but for those with too few points."""
+    key = content_hash(['views', FORMAT, store.key, cloud_preparation(model),
+                        views.submap.tolist(), np.round(views.T_base_view, 6).tolist(),
+                        model.image.model_dump(mode='json', include={'width', 'patch', 'camera'})])
 
     def make(folder: Path) -> None:
-        kept, groups, centres, profiles = [], [], [], []
-        for i in track(range(len(store)), 'tokens of submaps'):
+        kept: list[int] = []
+        made: list[tuple[NDArray[Any], ...]] = []
+        profiles: list[NDArray[np.float32]] = []
+        for i in track(range(len(views.submap)), f'views of {store.name}'):
+            points = store.view(int(views.submap[i]), views.T_base_view[i])
             try:
-                tokens = cloud_tokens(store.above_ground(i), model.cloud.tokens)
+                made.append(tuple(_compact(part) for part in cloud_input(points, model)))
             except InputError:
                 continue
             kept.append(i)
-            groups.append(tokens.groups)
-            centres.append(tokens.centres)
-            profiles.append(profile(store.above_ground(i), model))
+            profiles.append(profile(points, model))
         if not kept:
             raise InputError('no submap of the map has enough points: give a denser map')
         np.save(folder / 'kept.npy', np.array(kept, np.int64))
-        np.save(folder / 'groups.npy', np.stack(groups))
-        np.save(folder / 'centres.npy', np.stack(centres))
         np.save(folder / 'profiles.npy', np.stack(profiles))
+        for k, parts in enumerate(zip(*made, strict=True)):
+            np.save(folder / f'cloud_{k}.npy', np.stack(parts))
 
-    folder = _cached('tokens', key, make)
-    groups, centres, profiles, kept = (
-        np.load(folder / f'{name}.npy', mmap_mode='r')
-        for name in ('groups', 'centres', 'profiles', 'kept'))
-    return groups, centres, profiles, kept
-
-
-def azimuth_column(azimuth: NDArray[np.floating], config: ImageConfig) -> NDArray[np.floating]:
-    """
-    Return where an azimuth lies across the image: 0 at its left edge, 1 at its right one.
-
-    azimuth: radians about the vehicle's z axis, 0 ahead, positive to the left. Of a perspective
-    image the place follows the tangent and is NaN beyond 90 degrees; of a panorama (no camera in
-    the configuration) it is linear.
-    """
-    if config.camera is None:
-        return 0.5 - azimuth / (2.0 * np.pi)
-    camera = config.camera
-    ahead = np.where(np.abs(azimuth) < np.pi / 2, azimuth, np.nan)
-    return (camera.cx + 0.5 - camera.fx * np.tan(ahead)) / camera.width
+    folder = _cached('views', key, make)
+    names = sorted(path.name for path in folder.glob('cloud_*.npy'))
+    return PreparedViews(np.load(folder / 'kept.npy'),
+                         tuple(np.load(folder / name, mmap_mode='r') for name in names),
+                         np.load(folder / 'profiles.npy', mmap_mode='r'))
 
 
-def profile(points: NDArray[np.float32], model: ModelConfig) -> NDArray[np.float32]:
-    """
-    Return what a LiDAR measures by image column, (bins, 2); NaN where it measures nothing.
+def _compact(part: NDArray[Any]) -> NDArray[Any]:
+    """Return a range image in half precision, which keeps 3 cm at 60 m; all else as it is."""
+    return part.astype(np.float16) if part.ndim == 3 and part.shape[0] == 1 else part
 
-    points: (n, 3) of a submap, in the vehicle frame, z from the road. Of each bin: the logarithm
-    of the nearest planar range of what stands between 0.5 and 3 m above the road, and the highest
-    elevation angle in radians of anything, both as seen from the sensor's height.
-    """
-    bins = BINS_PER_COLUMN * (model.image.width // model.image.patch)
-    p = points.astype(np.float64)
-    planar_range = np.hypot(p[:, 0], p[:, 1])
-    place = azimuth_column(np.arctan2(p[:, 1], p[:, 0]), model.image)
-    with np.errstate(invalid='ignore'):
-        seen = (place >= 0.0) & (place < 1.0) & (planar_range > 2.0)
-    column = np.floor(place[seen] * bins).astype(np.int64)
-    planar_range, height = planar_range[seen], p[seen, 2]
 
-    nearest = np.full(bins, np.inf)
-    standing = (height > 0.5) & (height < 3.0)
-    np.minimum.at(nearest, column[standing], planar_range[standing])
-    highest = np.full(bins, -np.inf)
-    elevation = np.arctan2(height - model.cloud.tokens.sensor_height_m, planar_range)
-    np.maximum.at(highest, column, elevation)
-    result = np.stack([np.log(nearest), highest], 1)
-    return np.where(np.isfinite(result), result, np.nan).astype(np.float32)
+def prepared_depth(
+    store: SubmapStore, poses: NDArray[np.float64], model: ModelConfig,
+) -> NDArray[np.float16]:
+    """Return what the map measures in the directions of each image's tokens (n, h', w')."""
+    camera = model.image.model_dump(mode='json', include={'height', 'width', 'patch', 'camera'})
+    key = content_hash(['depth', FORMAT, store.key, np.round(poses, 6).tolist(), camera])
+    _, submap = cKDTree(store.poses[:, :2, 3]).query(poses[:, :2, 3])
+
+    def make(folder: Path) -> None:
+        np.save(folder / 'depth.npy', np.stack([
+            depth_target(store.view(int(k), inverse(store.poses[k]) @ pose), model)
+            for k, pose in zip(track(submap, f'depth of {store.name}'), poses, strict=True)]))
+
+    return np.asarray(np.load(_cached('depth', key, make) / 'depth.npy', mmap_mode='r'))
 
 
 def _cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ...geometry.cameras import Pinhole
+from ...geometry.cameras import Camera, Pinhole
 from .mesh import Float, SKY, VEGETATION
 from .textures import COARSE, MEDIUM, noise, surface
 from .weather import Weather
@@ -24,8 +24,9 @@ class Picture:
     """
     One rendered frame.
 
-    rgb: (H, W, 3) uint8. depth: (H, W) float32, metres along the optical axis, inf for sky.
-    labels: (H, W) uint8, classes of saliency_i2ploc_ros.data.labels.
+    rgb: (H, W, 3) uint8. depth: (H, W) float32, metres along the optical axis of a perspective
+    camera and along the ray of any other, inf for sky. labels: (H, W) uint8, classes of
+    saliency_i2ploc_ros.data.labels. Where no ray comes to a fisheye's pixel: black, inf, 0.
     """
 
     rgb: NDArray[np.uint8]
@@ -33,15 +34,20 @@ class Picture:
     labels: NDArray[np.uint8]
 
 
+@lru_cache(maxsize=16)
+def _rays(camera: Camera, shift: tuple[float, float] = (0.0, 0.0)) -> Float:
+    """Return the unit directions of all pixels, (H * W, 3), in the optical frame; or NaN."""
+    return camera.rays(camera.pixels() + shift).astype(np.float32)
+
+
 @lru_cache(maxsize=8)
-def _rays(camera: Pinhole, shift: tuple[float, float] = (0.0, 0.0)) -> Float:
-    """Return the unit directions of all pixels, (H * W, 3), in the optical frame."""
-    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    pixels = np.stack([u.ravel() + shift[0], v.ravel() + shift[1]], 1)
-    return camera.rays(pixels).astype(np.float32)
+def _lit(camera: Camera) -> NDArray[np.int64]:
+    """Return the pixels (flat) that light comes to, wherever in them a ray is sought."""
+    seen = [np.isfinite(_rays(camera, shift)).all(1) for shift in ((0.0, 0.0), *EDGE_RAYS)]
+    return np.flatnonzero(np.all(seen, 0))
 
 
-def render(scene: Scene, T_map_camera: Array, camera: Pinhole, weather: Weather, styles: Float,
+def render(scene: Scene, T_map_camera: Array, camera: Camera, weather: Weather, styles: Float,
            rng: np.random.Generator, smooth: bool = True) -> Picture:
     """
     Render a frame; T_map_camera (4, 4) is the optical frame's pose, styles the city's table.
@@ -49,38 +55,51 @@ def render(scene: Scene, T_map_camera: Array, camera: Pinhole, weather: Weather,
     rng draws the sensor's noise. smooth: edges of things are drawn with three rays a pixel.
     """
     R = T_map_camera[:3, :3].astype(np.float32)
-    directions = np.ascontiguousarray(_rays(camera) @ R.T)
+    lit, pixel = _lit(camera), camera.pixel_angle
+    rays = _rays(camera)[lit]
+    directions = np.ascontiguousarray(rays @ R.T)
     origin = T_map_camera[:3, 3].astype(np.float32)
     hits = scene.trace(origin, directions)
-    colour = shade(scene, origin, directions, hits, weather, styles, 1.0 / camera.fx)
+    colour = shade(scene, origin, directions, hits, weather, styles, pixel)
     if smooth:
-        rows = _edges(hits, camera)
-        d = np.concatenate([_rays(camera, shift)[rows] for shift in EDGE_RAYS]) @ R.T
-        extra = shade(scene, origin, d, scene.trace(origin, d), weather, styles, 1.0 / camera.fx)
+        rows = _edges(hits, camera, lit)
+        d = np.concatenate([_rays(camera, shift)[lit[rows]] for shift in EDGE_RAYS]) @ R.T
+        extra = shade(scene, origin, d, scene.trace(origin, d), weather, styles, pixel)
         colour[rows] = extra.reshape(len(EDGE_RAYS), -1, 3).mean(0)
-    shape = (camera.height, camera.width)
-    forward = _rays(camera)[:, 2]
-    depth = np.where(hits.hit, hits.distance * forward, np.float32(np.inf)).astype(np.float32)
+    along = rays[:, 2] if isinstance(camera, Pinhole) else np.float32(1.0)
+    depth = np.where(hits.hit, hits.distance * along, np.float32(np.inf)).astype(np.float32)
     labels = np.where(hits.hit, hits.label, np.uint8(SKY)).astype(np.uint8)
-    return Picture(_develop(colour.reshape(*shape, 3), weather, rng), depth.reshape(shape),
-                   labels.reshape(shape))
+    rgb = _develop(_full(colour, camera, lit, 0.0), weather, rng)
+    rgb.reshape(-1, 3)[_unlit(camera)] = 0
+    return Picture(rgb, _full(depth, camera, lit, np.inf), _full(labels, camera, lit, 0))
 
 
-def _edges(hits: Hits, camera: Pinhole) -> NDArray[np.int64]:
-    """Return the pixels (flat) at which something else begins beside or below."""
-    shape = (camera.height, camera.width)
-    near = np.log(hits.distance).reshape(shape)
-    label = hits.label.reshape(shape)
-    up = hits.normal[:, 2].reshape(shape)
+def _full(values: NDArray, camera: Camera, lit: NDArray[np.int64], rest: float) -> NDArray:
+    """Return the image (H, W, ...) of values (n, ...) at `lit` pixels, and `rest` elsewhere."""
+    image = np.full((camera.height * camera.width, *values.shape[1:]), rest, values.dtype)
+    image[lit] = values
+    return image.reshape(camera.height, camera.width, *values.shape[1:])
+
+
+@lru_cache(maxsize=8)
+def _unlit(camera: Camera) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(camera.height * camera.width), _lit(camera))
+
+
+def _edges(hits: Hits, camera: Camera, lit: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which of the hits of `lit` pixels have something else beside or below them."""
+    near = _full(np.log(hits.distance), camera, lit, np.nan)
+    label = _full(hits.label, camera, lit, 0)
+    up = _full(hits.normal[:, 2], camera, lit, 0.0)
     leafy = label == VEGETATION
-    edge = np.zeros(shape, bool)
+    edge = np.zeros(near.shape, bool)
     for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         jump = np.abs(near[a] - near[b])
         step = (jump > .08) & (up[a] < .9) & ~(leafy[a] & leafy[b] & (jump < .3))
         step |= (jump > .5) | (label[a] != label[b])
         edge[a] |= step
         edge[b] |= step
-    return np.flatnonzero(edge)
+    return np.flatnonzero(edge.ravel()[lit])
 
 
 def shade(scene: Scene, origin: Float, directions: Float, hits: Hits, weather: Weather,

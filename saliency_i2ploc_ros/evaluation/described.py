@@ -1,0 +1,334 @@
+"""
+The first of two stages: drives described once, kept under the hashes of all that described them.
+
+Weights, preparation, files, poses: what shapes a descriptor is in its key, so that descriptors of
+two configurations are never mixed. Under torchrun each process describes its share. What judges
+(`judging`) reads only what is returned here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from ..data.drive import Drive
+from ..data.submaps import SubmapStore
+from ..distributed import barrier, share, World
+from ..encoders.cloud_input import cloud_input
+from ..encoders.config import View
+from ..encoders.dual import DualEncoder
+from ..encoders.files import preprocessing_hash
+from ..encoders.image_input import prepare_image
+from ..errors import InputError
+from ..export.runtime import ImageRuntime, torch_runtime
+from ..geometry.cameras import Camera
+from ..mapping.database import PlaceDatabase
+from ..mapping.views import views_of
+from ..progress import track
+from ..storage import (
+    atomic_directory,
+    atomic_file,
+    cache_directory,
+    content_hash,
+    read_json,
+    write_json,
+)
+from .baseline import NAME, outline_of_image, outline_of_points, Outlook
+
+Array = NDArray[np.float64]
+
+FORMAT = 1  # of the cached arrays; raised when what is computed changes
+_BATCH = 16
+_COPIED_ROWS = 65_536
+
+
+Arrays = tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class Described:
+    """
+    Images or submaps of one drive or map, and their descriptors.
+
+    what: 'image' or 'cloud'. session: the drive's or the map's name. descriptors: (n, D) float32,
+    of unit length, memory-mapped. T_map_base: (n, 4, 4). numbers: (n,) of the image in its
+    stream, of the submap in its store, of the place in its database. skipped: how many could not
+    be described. milliseconds: the median for one of them, None where it was not measured.
+    """
+
+    what: str
+    session: str
+    descriptors: NDArray[np.float32]
+    T_map_base: Array
+    numbers: NDArray[np.int64]
+    skipped: int = 0
+    milliseconds: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+
+class Describer(Protocol):
+    """What makes descriptors: the model, or a baseline. key: all that shapes a descriptor."""
+
+    name: str
+    key: Any
+    dim: int
+
+    def image_input(
+        self, image: NDArray[np.uint8], camera: Camera, T_base_camera: Array,
+    ) -> Arrays:
+        """Return what `images` takes of one image (H, W, 3) RGB; InputError if it cannot be."""
+
+    def cloud_input(self, points: NDArray[np.float32], road_z: float) -> Arrays:
+        """
+        Return what `clouds` takes of one submap; InputError if it cannot be.
+
+        points: (n, 3), z from the road, which lies at `road_z` in base_link.
+        """
+
+    def images(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the descriptors (b, dim) of stacked inputs of images."""
+
+    def clouds(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the descriptors (b, dim) of stacked inputs of submaps."""
+
+
+class ByModel:
+    """
+    Descriptors of a dual encoder on its own device, in evaluation mode.
+
+    model: the whole, or its image branch alone as `open_runtime` opened it, which has no submaps.
+    """
+
+    name = 'model'
+
+    def __init__(self, model: DualEncoder | ImageRuntime) -> None:
+        self.config = model.config
+        self.dim = model.config.descriptor_dim
+        self.runtime = torch_runtime(model) if isinstance(model, DualEncoder) else model
+        self.hashes = [self.runtime.encoder_hash, preprocessing_hash(model.config)]
+        self.key = [*self.hashes, self.runtime.runtime]
+        self._model = model if isinstance(model, DualEncoder) else None
+
+    def image_input(
+        self, image: NDArray[np.uint8], camera: Camera, T_base_camera: Array,
+    ) -> Arrays:
+        """Return the network's input, as the localizer prepares it."""
+        return prepare_image(image, camera, self.config.image),
+
+    def cloud_input(self, points: NDArray[np.float32], road_z: float) -> Arrays:
+        """Return the network's input, as a map is built of it."""
+        return cloud_input(points, self.config)
+
+    def images(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return descriptors of images."""
+        return self.runtime.descriptors(inputs[0])
+
+    def clouds(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return descriptors of submaps."""
+        if self._model is None:
+            raise InputError('an export describes images only: give the model itself, or a map')
+        device = next(self._model.parameters()).device
+        with torch.inference_mode():
+            encoded = self._model.encode_cloud(
+                *(torch.from_numpy(array).to(device) for array in inputs))
+        return np.asarray(encoded.descriptor.float().cpu().numpy(), np.float32)
+
+
+class BySkyline:
+    """Descriptors of the baseline, from one outlook."""
+
+    name = NAME
+
+    def __init__(self, outlook: Outlook) -> None:
+        self.outlook = outlook
+        self.dim = outlook.bins
+        self.key = [NAME, [a.tolist() for a in (outlook.eye, outlook.azimuth, outlook.top)]]
+
+    def image_input(
+        self, image: NDArray[np.uint8], camera: Camera, T_base_camera: Array,
+    ) -> Arrays:
+        """Return the outline of an image."""
+        return outline_of_image(image, camera, T_base_camera, self.outlook),
+
+    def cloud_input(self, points: NDArray[np.float32], road_z: float) -> Arrays:
+        """Return the outline of a submap."""
+        return outline_of_points(points + np.array([0.0, 0.0, road_z]), self.outlook),
+
+    def images(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outlines, which are descriptors already."""
+        return inputs[0]
+
+    clouds = images
+
+
+def describe_images(
+    drive: Drive, camera: str, frames: Sequence[int], describer: Describer, world: World,
+) -> Described:
+    """
+    Return the descriptors of some of a camera's images, all of which have poses.
+
+    frames: places in the stream. An image whose file cannot be read is skipped.
+    """
+    stream = drive.cameras[camera]
+    stats = [stream.paths[i].stat() for i in frames]
+    key = content_hash([
+        'image', FORMAT, describer.key, drive.source, camera, repr(stream.camera),
+        stream.T_base_sensor.tolist(), [
+            [stream.paths[i].name, stat.st_size, stat.st_mtime_ns]
+            for i, stat in zip(frames, stats, strict=True)]])
+
+    def inputs(row: int) -> Arrays:
+        image = drive.image(camera, int(frames[row]))
+        return describer.image_input(image, stream.camera, stream.T_base_sensor)
+
+    folder = _stored(key, len(frames), describer.dim, inputs, describer.images, world,
+                     f'{describer.name}: {drive.name}, {camera}')
+    kept = np.load(folder / 'kept.npy', allow_pickle=False)
+    chosen = np.asarray(frames, np.int64)[kept]
+    return _described(folder, 'image', drive.name, stream.T_map_base[chosen], chosen, len(frames))
+
+
+def describe_submaps(
+    store: SubmapStore, describer: Describer, world: World, views: Sequence[View] = (View(),),
+) -> Described:
+    """
+    Return the descriptors of a store's submaps, each from every one of `views`, one after another.
+
+    The poses are the views'. A view with too few points in sight is skipped.
+    """
+    seen = views_of(store, tuple(views))
+    key = content_hash(['cloud', FORMAT, describer.key, store.key,
+                        [view.model_dump() for view in views]])
+
+    def inputs(row: int) -> Arrays:
+        points = store.view(int(seen.submap[row]), seen.T_base_view[row])
+        return describer.cloud_input(points, store.ground_z_m)
+
+    count = len(seen.submap)
+    folder = _stored(key, count, describer.dim, inputs, describer.clouds, world,
+                     f'{describer.name}: submaps of {store.name}')
+    kept = np.load(folder / 'kept.npy', allow_pickle=False)
+    poses = seen.T_map_view(store)[kept]
+    return _described(folder, 'cloud', store.name, poses, seen.submap[kept], count)
+
+
+def describe_database(
+    database: PlaceDatabase, describer: Describer, world: World,
+) -> Described:
+    """
+    Return the places of a map: as they were described when it was built, if by this model.
+
+    A baseline describes the points that the map keeps to look at.
+    """
+    name = database.schema.source or database.path.name
+    if isinstance(describer, ByModel):
+        if describer.hashes != [database.schema.encoder_hash,
+                                database.schema.preprocessing_hash]:
+            raise InputError(f'the map {database.path} was built with another model: build it '
+                             'again with `i2ploc build-map` and this one')
+        return Described('cloud', name, database.descriptors, database.T_map_base,
+                         np.arange(len(database)), database.schema.skipped)
+    folder = _stored(
+        content_hash(['map', FORMAT, describer.key, database.identity]), len(database),
+        describer.dim, lambda i: describer.cloud_input(database.cloud(i), 0.0), describer.clouds,
+        world, f'{describer.name}: places of {name}')
+    kept = np.load(folder / 'kept.npy', allow_pickle=False)
+    return _described(folder, 'cloud', name, database.T_map_base[kept], kept, len(database))
+
+
+def _described(
+    folder: Path, what: str, session: str, poses: Array, numbers: NDArray[np.int64], count: int,
+) -> Described:
+    made = read_json(folder / 'made.json')
+    descriptors = np.load(folder / 'descriptors.npy', mmap_mode='r', allow_pickle=False)
+    return Described(what, session, descriptors, poses, numbers, count - len(numbers),
+                     made['milliseconds'])
+
+
+def _stored(
+    key: str, count: int, dim: int, inputs: Callable[[int], Arrays],
+    encode: Callable[..., NDArray[np.float32]], world: World, what: str,
+) -> Path:
+    """
+    Return the folder of the cache with the descriptors of `count` things; make it if it is not.
+
+    inputs: of one of them; an InputError skips it. descriptors.npy (m, dim) and kept.npy (m,) are
+    of those that could be described. Every process calls this alike.
+    """
+    folder = cache_directory() / 'descriptors' / key
+    part = folder.with_name(f'{key}.part-{world.rank}-of-{world.size}.npy')
+    if not (folder / 'made.json').is_file() and not part.is_file():
+        rows = share(count, world)
+        with atomic_file(part) as temporary:
+            # One column more: the milliseconds that it took.
+            found = np.lib.format.open_memmap(temporary, 'w+', np.float32, (len(rows), dim + 1))
+            found[:] = np.nan
+            for chosen, descriptors, milliseconds in _encoded(rows, inputs, encode, what):
+                found[chosen - rows.start, :dim] = descriptors
+                found[chosen - rows.start, dim] = milliseconds
+            found.flush()
+    # Whatever a process found done, all meet here: another job may make the same at the same time.
+    barrier(world)
+    if world.writes and not (folder / 'made.json').is_file():
+        _merge(folder, key, world)
+    barrier(world)
+    return folder
+
+
+def _encoded(
+    rows: range, inputs: Callable[[int], Arrays], encode: Callable[..., NDArray[np.float32]],
+    what: str,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], float]]:
+    """Yield which were described, how, and the milliseconds for each, batch by batch."""
+    waiting: list[Arrays] = []
+    chosen: list[int] = []
+    started = time.perf_counter()
+    for row in track(rows, what):
+        try:
+            waiting.append(inputs(row))
+            chosen.append(row)
+        except InputError:
+            pass
+        if waiting and (len(waiting) == _BATCH or row == rows[-1]):
+            descriptors = encode(*(np.stack(arrays) for arrays in zip(*waiting, strict=True)))
+            spent = 1e3 * (time.perf_counter() - started) / len(chosen)
+            yield np.array(chosen, np.int64), descriptors, spent
+            waiting, chosen, started = [], [], time.perf_counter()
+
+
+def _merge(folder: Path, key: str, world: World) -> None:
+    """Make one of the parts that all processes have written, and remove them."""
+    paths = [folder.with_name(f'{key}.part-{rank}-of-{world.size}.npy')
+             for rank in range(world.size)]
+    parts = [np.load(path, mmap_mode='r', allow_pickle=False) for path in paths]
+    times = np.concatenate([part[:, -1] for part in parts])
+    kept = np.flatnonzero(np.isfinite(times))
+    if len(kept) == 0:
+        raise InputError('nothing could be described: the images cannot be read, or the submaps '
+                         'have too few points in view')
+    with atomic_directory(folder, overwrite=True) as temporary:
+        merged = np.lib.format.open_memmap(
+            temporary / 'descriptors.npy', 'w+', np.float32, (len(kept), parts[0].shape[1] - 1))
+        row = 0
+        for part in parts:
+            for start in range(0, len(part), _COPIED_ROWS):
+                block = np.asarray(part[start:start + _COPIED_ROWS])
+                block = block[np.isfinite(block[:, -1]), :-1]
+                merged[row:row + len(block)] = block
+                row += len(block)
+        merged.flush()
+        np.save(temporary / 'kept.npy', kept)
+        write_json(temporary / 'made.json', {
+            'format': FORMAT, 'key': key, 'count': len(times),
+            'milliseconds': float(np.median(times[kept]))})
+    for path in paths:
+        path.unlink()

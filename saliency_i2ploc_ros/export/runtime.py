@@ -1,0 +1,231 @@
+"""
+The image branch, run by PyTorch, from its `.pt2`, or by onnxruntime: the same answers.
+
+`open_runtime` finds a model's export in the folder `export` beside its weights, or takes the
+folder of an export itself, which needs no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+import torch
+from torch import nn
+
+from ..encoders.config import ModelConfig
+from ..encoders.dual import DualEncoder
+from ..encoders.files import (
+    CONFIG,
+    encoder_hash,
+    load_model,
+    preprocessing_hash,
+    read_identity,
+    WEIGHTS,
+)
+from ..errors import InputError
+from ..storage import read_json, sha256_file
+from .graphs import needs, read_pt2
+from .parity import check_parity, Floats, Reference, Run
+
+RUNTIMES = ('torch', 'pt2', 'onnx')
+MANIFEST, SAMPLES, FORMAT = 'export.json', 'samples.safetensors', 1
+BESIDE = 'export'  # the folder of a model's own export, in the model's folder
+_AGAIN = 'export the model again (i2ploc export)'
+
+
+@dataclass(frozen=True)
+class ImageRuntime:
+    """
+    The image branch of a model, ready to run.
+
+    runtime: one of `RUNTIMES`. encoder_hash: of the model, the same whatever runs it.
+    run: images (B, 3, H, W) float32 to descriptors (B, D) and saliency (B, N).
+    """
+
+    config: ModelConfig
+    encoder_hash: str
+    runtime: str
+    run: Run
+
+    def descriptors(self, images: Floats) -> Floats:
+        """Return the descriptors (B, D) float32 of images (B, 3, H, W) float32 as prepared."""
+        return self.run(images)[0]
+
+
+def torch_runtime(model: DualEncoder) -> ImageRuntime:
+    """Return a model as it is, put into eval mode, on the device where it lies."""
+    return ImageRuntime(model.config, encoder_hash(model), 'torch',
+                        run_torch(model.eval().image, next(model.parameters()).device))
+
+
+def open_runtime(directory: Path, runtime: str, device: str = 'cpu') -> ImageRuntime:
+    """
+    Return the image branch of a model's folder, run by `runtime` on `device`.
+
+    With 'pt2' and 'onnx' the folder is that of an export, or of a model with its export in it. An
+    export that is not of this model, was altered, or answers its own samples otherwise than the
+    model did is an InputError that says what to do; so is a device that is not there.
+    """
+    directory = Path(directory)
+    if runtime not in RUNTIMES:
+        raise InputError(f'there is no runtime {runtime!r}: take {", ".join(RUNTIMES)}')
+    if runtime == 'torch':
+        if (directory / MANIFEST).is_file() and not (directory / WEIGHTS).is_file():
+            raise InputError(f'{directory} is an export without weights: set the runtime to pt2 '
+                             "or onnx, or name the model's own folder")
+        check_torch_device(device)
+        return torch_runtime(load_model(directory).to(device))
+    folder = export_folder(directory)
+    config, identity, manifest = read_export(folder, directory)
+    path = checked_file(folder, manifest, f'image.{runtime}')
+    run = run_pt2(path, device) if runtime == 'pt2' else run_onnx(path, device)
+    # Once, with one image: a broken build on this machine must not send fixes.
+    sample = read_samples(folder, manifest, 'image').first(1)
+    check_parity(run, sample, 'float16', f'{path} on {device}')
+    return ImageRuntime(config, identity, runtime, run)
+
+
+def export_folder(directory: Path) -> Path:
+    """Return the folder of the export that a model's or an export's folder means."""
+    for folder in (directory, directory / BESIDE):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not directory.is_dir():
+        raise InputError(f'there is no model folder {directory}: name a model or an export')
+    raise InputError(f'{directory} has no export: make it with `i2ploc export {directory}`, or '
+                     'set the runtime to torch')
+
+
+def read_export(folder: Path, model: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """
+    Return configuration, encoder hash and export.json of an export's folder.
+
+    model: the folder that was named for it. A config.json there or in the export that is not of
+    the same model, or is understood otherwise by this version, is an InputError.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+        raise InputError(f'{folder / MANIFEST} is not of format {FORMAT}: {_AGAIN}')
+    config, identity = read_identity(folder)
+    if identity != manifest.get('encoder_hash') \
+            or preprocessing_hash(config) != manifest.get('preprocessing_hash'):
+        raise InputError(f'{folder / CONFIG} is not what {MANIFEST} was written with, or was '
+                         f'written by another version: {_AGAIN}')
+    if model != folder and read_identity(model)[1] != identity:
+        raise InputError(f'{folder} is of an earlier state of {model}: {_AGAIN}')
+    return config, identity, manifest
+
+
+def checked_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
+    """Return a file of an export; one that is missing or altered is an InputError."""
+    listed = manifest['files'].get(name)
+    if listed is None:
+        raise InputError(f'{folder} holds no {name}: export the model again with '
+                         f'--to {name.rpartition(".")[2]}, or choose another runtime')
+    path = folder / name
+    if not path.is_file() or sha256_file(path) != listed['sha256']:
+        raise InputError(f'{path} is missing or not what {MANIFEST} says: copy the whole folder '
+                         f'again, or {_AGAIN}')
+    return path
+
+
+def read_samples(folder: Path, manifest: dict[str, Any], branch: str) -> Reference:
+    """Return an export's sample inputs of a branch ('image', 'cloud'), and the model's answers."""
+    path = checked_file(folder, manifest, SAMPLES)
+    try:
+        found = load_file(path)
+        inputs = tuple(found[f'{branch}.{name}'] for name in manifest['inputs'][branch])
+        return Reference(inputs, found[f'{branch}.descriptor'], found[f'{branch}.saliency'])
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f'{path} cannot be read ({error}): {_AGAIN}') from error
+
+
+def run_torch(branch: nn.Module, device: torch.device | str = 'cpu') -> Run:
+    """Return a branch, or a graph's module, as a function of arrays."""
+    def run(*inputs: Floats) -> tuple[Floats, Floats]:
+        with torch.inference_mode():
+            # An export returns two values, a branch more.
+            descriptor, saliency, *_ = branch(*(torch.from_numpy(v).to(device) for v in inputs))
+            return descriptor.float().cpu().numpy(), saliency.float().cpu().numpy()
+    return run
+
+
+def run_pt2(path: Path, device: str = 'cpu') -> Run:
+    """Return a `.pt2` as a function of arrays, by PyTorch on a device, with PyTorch's threads."""
+    check_torch_device(device)
+    program = read_pt2(path)
+    if device != 'cpu':
+        from torch.export.passes import move_to_device_pass
+        program = move_to_device_pass(program, device)
+    return run_torch(program.module(), device)
+
+
+def run_onnx(path: Path, device: str = 'cpu') -> Run:
+    """
+    Return an ONNX file as a function of arrays, by onnxruntime.
+
+    It takes as many threads as PyTorch is set to, so that one setting serves both.
+    """
+    needs('onnxruntime')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    provider, number = _provider(device)
+    settings: list[dict[str, Any]] = [{'device_id': number} if number is not None else {}]
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[provider], provider_options=settings)
+    except Exception as error:  # onnxruntime's own errors have no common class
+        raise InputError(f'onnxruntime {onnxruntime.__version__} cannot run {path} '
+                         f'({str(error).splitlines()[0]}): {_AGAIN}') from error
+    if provider not in session.get_providers():
+        raise InputError(f'onnxruntime could not start {provider}: see what it printed, or use '
+                         'the device cpu')
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: NDArray[Any]) -> tuple[Floats, Floats]:
+        descriptor, saliency = session.run(None, dict(zip(names, inputs, strict=True)))
+        return np.asarray(descriptor), np.asarray(saliency)
+    return run
+
+
+def best_device(runtime: str) -> str:
+    """Return 'cuda' where `runtime` can use one, else 'cpu'."""
+    if runtime == 'onnx':
+        needs('onnxruntime')
+        import onnxruntime
+        there = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
+    else:
+        there = torch.cuda.is_available()
+    return 'cuda' if there else 'cpu'
+
+
+def check_torch_device(device: str) -> None:
+    """Raise InputError unless PyTorch can use this device ('cpu', 'cuda', 'cuda:1')."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f'the device {device!r} cannot be used on this machine: use cpu, or '
+                         'install a PyTorch built for it') from error
+
+
+def _provider(device: str) -> tuple[str, int | None]:
+    """Return onnxruntime's name of a device, and the device's number if it has one."""
+    import onnxruntime
+
+    kind, _, number = device.partition(':')
+    if kind == 'cpu' and not number:
+        return 'CPUExecutionProvider', None
+    if kind == 'cuda' and (not number or number.isdigit()) \
+            and 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        return 'CUDAExecutionProvider', int(number or 0)
+    raise InputError(f'the device {device!r} cannot be used by this onnxruntime: use cpu, or '
+                     'install onnxruntime-gpu in its place')
