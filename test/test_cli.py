@@ -81,7 +81,7 @@ def empty_drive(root: Path) -> None:
     (None, ['train', 'ROOT', '--out', 'OUT', '--drive', '0007'], '0007'),
     (None, ['train', 'ROOT', '--out', 'OUT', '--drive', '0042', '--held-out', 'ROOT'], '0042'),
     (None, ['train', 'ROOT', '--out', 'OUT', '--held-out', 'ROOT'], 'held out'),
-    (None, ['train', 'ROOT', '--out', 'OUT', '--preset', 'huge'], 'paper, city'),
+    (None, ['train', 'ROOT', '--out', 'OUT', '--preset', 'huge'], 'choose one of paper, '),
     (None, ['train', 'ROOT/calibration', '--out', 'OUT'], 'i2ploc city'),
     (None, ['train', 'ROOT', '--out', 'OUT', '--resume'], 'leave --resume out'),
     (None, ['train', 'ROOT', '--out', 'OUT', '--init', 'nowhere'], 'nowhere'),

@@ -6,6 +6,7 @@ import torch
 
 from saliency_i2ploc_ros.encoders.cloud_input import cloud_input
 from saliency_i2ploc_ros.encoders.config import (
+    CITY,
     ModelConfig,
     OURS_CITY,
     parse_config,
@@ -148,3 +149,27 @@ def test_configurations_come_back_from_json_by_their_kind():
     values['image']['camera'] = None
     with pytest.raises(InputError, match='virtual camera'):
         parse_config(values, 'test')
+
+
+def test_two_looks_are_one_look_and_one_into_a_mirror():
+    torch.manual_seed(0)
+    once = DualEncoder(OURS_CITY).eval()
+    config = ModelConfig.model_validate(
+        {**OURS_CITY.model_dump(), 'mirrored': True, 'descriptor_dim': 512})
+    twice = DualEncoder(config).eval()
+    twice.load_state_dict(once.state_dict())
+    images = torch.randn(3, 3, 64, 208)
+    ranges = torch.rand(3, 1, 64, 208) * 40.0
+    with torch.no_grad():
+        for name, x in (('encode_image', images), ('encode_cloud', ranges)):
+            both = getattr(twice, name)(x)
+            first, second = getattr(once, name)(x), getattr(once, name)(x.flip(-1))
+            torch.testing.assert_close(
+                both.descriptor * 2 ** 0.5,
+                torch.cat([first.descriptor, second.descriptor], 1), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(both.descriptor.norm(dim=1), torch.ones(3))
+            torch.testing.assert_close(both.saliency, first.saliency, atol=1e-5, rtol=1e-4)
+            assert both.features.shape == (3, 512)
+    for change in ({'descriptor_dim': 511}, {'cloud': CITY.cloud.model_dump()}):
+        with pytest.raises(InputError, match='mirror|layout'):
+            parse_config({**config.model_dump(mode='json'), **change}, 'test')

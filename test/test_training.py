@@ -20,7 +20,8 @@ from saliency_i2ploc_ros.cli.train import read_recipe
 from saliency_i2ploc_ros.data.city.generate import generate_city
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.encoders.config import ImageConfig, ModelConfig
-from saliency_i2ploc_ros.encoders.files import load_model
+from saliency_i2ploc_ros.encoders.dual import DualEncoder
+from saliency_i2ploc_ros.encoders.files import load_model, save_model
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.geometry.poses import planar
 from saliency_i2ploc_ros.storage import shared_directory
@@ -37,6 +38,7 @@ from saliency_i2ploc_ros.training.geometry import (
     PROFILE_HEIGHT_M,
     profile_loss,
 )
+from saliency_i2ploc_ros.training.origin import origin_of, start_from
 from saliency_i2ploc_ros.training.pairs import prepare_site, prepared_images
 from saliency_i2ploc_ros.training.task import TrainingTask
 from saliency_i2ploc_ros.training.trainer import resolved, train
@@ -68,8 +70,9 @@ def recipe(city, **changes) -> TrainingConfig:
         'model': tiny_model(), 'sites': (site,), 'held_out': (site,), 'steps': 300, 'batch': 32,
         'warmup_steps': 10, 'lr_image': 2e-3, 'lr_cloud': 2e-3, 'lr_aggregation': 2e-3,
         'evaluate_every': 300, 'checkpoint_every': 50, 'threads': 1,
-        'yaw_jitter_deg': 0.0, 'colour_jitter': 0.0,
-        'positive_m': 5.0, 'ignored_m': 10.0, 'pair_m': 2.0, 'submap_spacing_m': 2.5}
+        'yaw_jitter_deg': 0.0, 'colour_jitter': 0.0, 'precision': 'fp32',
+        'positive_m': 5.0, 'ignored_m': 10.0, 'pair_m': 2.0, 'submap_spacing_m': 2.5,
+        'recall_m': 5.0}
     return TrainingConfig.model_validate({**values, **changes})
 
 
@@ -307,6 +310,21 @@ def test_ctrl_c_of_the_command_ends_cleanly(city, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code and trained == {'steps': 100000} and last > 0
+
+
+def test_what_a_model_began_with_counts_as_seen(city, tmp_path):
+    encoder = DualEncoder(tiny_model())
+    save_model(encoder, tmp_path / 'model', {'trained_on': ['elsewhere'], 'held_out_drives': []})
+    config = recipe(city)
+    assert origin_of(config, tmp_path / 'model')['trained_on'] == sorted([*city[1], 'elsewhere'])
+    assert origin_of(config, None)['trained_on'] == city[1]
+    # The same networks may look into a mirror too; other networks are refused.
+    other = tiny_model().model_copy(update={'name': 'other'})
+    start_from(tmp_path / 'model', DualEncoder(other))
+    deeper = ModelConfig.model_validate(
+        {**tiny_model().model_dump(), 'aggregation': {'clusters': 3}})
+    with pytest.raises(InputError, match='built differently'):
+        start_from(tmp_path / 'model', DualEncoder(deeper))
 
 
 def test_epochs_are_told_in_steps():

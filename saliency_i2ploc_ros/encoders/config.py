@@ -223,6 +223,8 @@ class ModelConfig(Frozen):
     A dual encoder, and the submaps that it was made for.
 
     views: from where each submap of a map is seen; each view is a place of the database.
+    mirrored: both branches describe their picture twice, as it is and in a mirror; each look gives
+    half of the descriptor. It asks for pictures in both branches, and a centred camera.
     """
 
     name: str
@@ -232,6 +234,7 @@ class ModelConfig(Frozen):
     descriptor_dim: PositiveInt = 256
     submap: SubmapConfig = SubmapConfig()
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)
+    mirrored: bool = False
 
     @property
     def has_saliency(self) -> bool:
@@ -249,9 +252,19 @@ class ModelConfig(Frozen):
                 and not (isinstance(self.image, VitConfig) and isinstance(self.cloud, VitConfig))):
             raise ValueError('a layout asks for tokens on a grid: images of the kind vit and '
                              'clouds of the kind range')
+        if self.mirrored and not (
+                isinstance(self.image, VitConfig) and isinstance(self.cloud, VitConfig)
+                and self.descriptor_dim % 2 == 0 and _centred(self.image.camera)):
+            raise ValueError('a mirror asks for images of the kind vit, clouds of the kind range, '
+                             'a camera that looks out of its middle, and an even descriptor_dim')
         if isinstance(self.cloud, VoxelConfig) and isinstance(self.aggregation, AggregationConfig):
             raise ValueError('voxels are pooled by gem or projection, which leave out empty rows')
         return self
+
+
+def _centred(camera: Pinhole | Panorama | None) -> bool:
+    return (not isinstance(camera, Pinhole)
+            or abs(camera.cx - (camera.width - 1) / 2.0) < 0.5)
 
 
 def _check_heads(dim: int, heads: int) -> None:

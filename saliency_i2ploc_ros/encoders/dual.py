@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
@@ -43,15 +44,35 @@ class Encoded(NamedTuple):
 
 
 class Branch(nn.Module):
-    """One modality: its encoder and its aggregation. Exported and run by itself."""
+    """
+    One modality: its encoder and its aggregation. Exported and run by itself.
 
-    def __init__(self, encoder: nn.Module, aggregation: nn.Module, strength: float) -> None:
+    mirrored: pictures are described as they are and in a mirror, and both halves make the
+    descriptor: two looks err in different ways. Saliency and tokens are the first look's.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, aggregation: nn.Module, strength: float, mirrored: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.aggregation = aggregation
         self.saliency_strength = strength
+        self.mirrored = mirrored
 
     def forward(self, *inputs: Tensor) -> Encoded:
+        if not self.mirrored:
+            return self.look(*inputs)
+        pictures = inputs[0].float()  # training keeps range images in half precision
+        both = self.look(torch.cat([pictures, pictures.flip(-1)]))
+        n = len(pictures)
+        features = torch.cat([both.features[:n], both.features[n:]], 1)
+        # Halves of unit length each, so that neither look outweighs the other.
+        halves = torch.cat([both.descriptor[:n], both.descriptor[n:]], 1)
+        return Encoded(halves * 0.5 ** 0.5, both.saliency[:n], both.tokens[:n], features)
+
+    def look(self, *inputs: Tensor) -> Encoded:
+        """Encode the inputs as they are."""
         tokens, attention = self.encoder(*inputs)
         weight = saliency_weight(attention, self.saliency_strength)
         features = self.aggregation(tokens, weight)
@@ -69,10 +90,11 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.image = Branch(image_encoder(config), aggregation(config, config.image),
-                            strength(config))
+                            strength(config), config.mirrored)
         # Of voxels the weights say which rows are filled.
         self.cloud = Branch(cloud_encoder(config), aggregation(config, config.cloud),
-                            1.0 if isinstance(config.cloud, VoxelConfig) else strength(config))
+                            1.0 if isinstance(config.cloud, VoxelConfig) else strength(config),
+                            config.mirrored)
 
     def encode_image(self, images: Tensor) -> Encoded:
         """Encode images (B, 3, H, W) as `prepare_image` makes them; N tokens row by row."""
@@ -123,13 +145,13 @@ def cloud_encoder(config: ModelConfig) -> nn.Module:
 
 def aggregation(config: ModelConfig, branch: AnyImage | AnyCloud) -> nn.Module:
     """Return what makes descriptors of a branch's tokens."""
-    dim = branch.dim
+    dim, out = branch.dim, config.descriptor_dim // (2 if config.mirrored else 1)
     if isinstance(config.aggregation, AggregationConfig):
         tokens = math.prod(branch.grid) if isinstance(branch, VitConfig) else 0
-        return NetVLAD(dim, config.descriptor_dim, config.aggregation, tokens)
+        return NetVLAD(dim, out, config.aggregation, tokens)
     if isinstance(config.aggregation, GemConfig):
-        return Gem(dim, config.descriptor_dim, config.aggregation)
-    return Projection(dim, config.descriptor_dim, config.aggregation)
+        return Gem(dim, out, config.aggregation)
+    return Projection(dim, out, config.aggregation)
 
 
 def strength(config: ModelConfig) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import io
 from typing import Any
 
-from cycler import cycler
 import matplotlib
+import matplotlib.rcsetup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -28,7 +28,7 @@ def drawn(
         'xtick.color': ink, 'ytick.color': ink, 'grid.color': theme['faint'],
         'legend.facecolor': paper, 'legend.edgecolor': theme['faint'], 'font.size': 10.5,
         'axes.spines.top': False, 'axes.spines.right': False,
-        'axes.prop_cycle': cycler(color=COLOURS)}
+        'axes.prop_cycle': matplotlib.rcsetup.cycler(color=COLOURS)}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, dpi=150, layout='constrained')
         draw(figure)
