@@ -65,11 +65,11 @@ class Branch(nn.Module):
             return self.look(*inputs)
         pictures = inputs[0].float()  # training keeps range images in half precision
         both = self.look(torch.cat([pictures, pictures.flip(-1)]))
-        n = len(pictures)
-        features = torch.cat([both.features[:n], both.features[n:]], 1)
+        # (2, B, ...), then beside each other: exports keep B free.
+        descriptor, saliency, tokens, features = (part.unflatten(0, (2, -1)) for part in both)
         # Halves of unit length each, so that neither look outweighs the other.
-        halves = torch.cat([both.descriptor[:n], both.descriptor[n:]], 1)
-        return Encoded(halves * 0.5 ** 0.5, both.saliency[:n], both.tokens[:n], features)
+        return Encoded(descriptor.transpose(0, 1).flatten(1) * 0.5 ** 0.5, saliency[0], tokens[0],
+                       features.transpose(0, 1).flatten(1))
 
     def look(self, *inputs: Tensor) -> Encoded:
         """Encode the inputs as they are."""
