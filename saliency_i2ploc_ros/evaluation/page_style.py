@@ -7,9 +7,9 @@ import io
 from typing import Any
 
 import matplotlib
-import matplotlib.rcsetup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+import matplotlib.rcsetup
 
 LIGHT = {'paper': '#ffffff', 'ink': '#1d2530', 'faint': '#d5dae1'}
 DARK = {'paper': '#171b21', 'ink': '#dde3ea', 'faint': '#3a424d'}
