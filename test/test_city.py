@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from saliency_i2ploc_ros.cli.city import command
+from saliency_i2ploc_ros.cli.train import sites_of
 from saliency_i2ploc_ros.data import kitti360
 from saliency_i2ploc_ros.data.city.generate import (
     city_camera,
@@ -23,6 +24,7 @@ from saliency_i2ploc_ros.data.city.route import walk_nodes
 from saliency_i2ploc_ros.data.city.traversal import make_traversal
 from saliency_i2ploc_ros.data.city.world import City, Layer, Scene
 from saliency_i2ploc_ros.data.labels import NAMES
+from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.geometry.poses import apply, inverse, yaw_of
 
@@ -245,3 +247,15 @@ def test_balls_that_spare_rays_change_nothing(trip):
     assert len(moving.reached(o, d)) < len(d)
     assert np.array_equal(spared.distance, full.distance)
     assert np.array_equal(spared.label, full.label)
+
+
+def test_what_a_drive_carries_and_how_training_takes_it(tmp_path):
+    names = generate_city(tmp_path / 'c', 4, 3, 30.0, scanned=(1,), pictured=(0, 2), blocks=2)
+    drives = [open_drive(tmp_path / 'c', name) for name in names]
+    assert [bool(d.cameras) and len(d.cameras['image_00']) > 0 for d in drives] == [
+        True, False, True]
+    assert [d.lidar is not None and len(d.lidar) > 0 for d in drives] == [False, True, False]
+    site, = sites_of([tmp_path / 'c', tmp_path / 'c' / '..' / 'c'], [])
+    assert site['map_drive'] == names[1] and site['query_drives'] == [names[0], names[2]]
+    with pytest.raises(InputError, match='no traversal 3 of 3'):
+        generate_city(tmp_path / 'd', 4, 3, 30.0, scanned=(3,), blocks=2)

@@ -46,9 +46,9 @@ def command(
     """
     Train an image encoder and a point cloud encoder that agree about places.
 
-    A city's first drive is its map and all its drives are asked; any other drive is its own map.
-    Ctrl-C keeps a checkpoint, and one is written every minute. The model with the best held-out
-    recall (without held-out drives: the last one) is OUT/model.
+    A city's first drive with a LiDAR is its map and all with cameras are asked; any other
+    drive is its own map. Ctrl-C keeps a checkpoint, and one is written every minute. The model
+    with the best held-out recall (without held-out drives: the last one) is OUT/model.
     `torchrun --nproc-per-node 8 -m saliency_i2ploc_ros.cli.main train ...` shares each batch
     among eight GPUs.
     """
@@ -177,23 +177,40 @@ def sites_of(roots: list[Path], only: list[str]) -> list[dict[str, Any]]:
     """
     Return the training sites below these folders, in the order of their names.
 
-    A root with a city.json is one site whose first drive is the map; in any other data set each
-    drive is a site of its own; a folder that is no data set is searched one level down.
-    only: names of drives, or their numbers; empty: all.
+    A root with a city.json is one site: its first drive with a LiDAR is the map, those with
+    cameras are asked. In any other data set each drive is a site of its own; a folder that is no
+    data set is searched one level down. Roots are absolute, and one that comes twice counts once.
+    only: names of drives that are asked, or their numbers; empty: all.
     """
     from ..data.kitti_files import is_named
     from ..data.readers import drive_names, is_data_set
+    found = (root.resolve() for given in roots for root in _data_sets(given, is_data_set))
     sites = []
-    for root in (found for given in roots for found in _data_sets(given, is_data_set)):
-        names = [name for name in drive_names(root)
+    for root in dict.fromkeys(found):
+        every = drive_names(root)
+        names = [name for name in every
                  if not only or any(is_named(name, wanted) for wanted in only)]
-        one_map = (root / 'city.json').is_file()
-        for name in names[:1] if one_map else names:
-            sites.append({'root': str(root), 'map_drive': name,
-                          'query_drives': names if one_map else [name]})
+        if (root / 'city.json').is_file():
+            city = read_json(root / 'city.json')
+            asked = [name for name in names if _carries(city, 'pictured', every.index(name))]
+            maps = [name for name in every if _carries(city, 'scanned', every.index(name))]
+            if asked and not maps:
+                raise InputError(f'no drive of {root} carries a LiDAR: make the city again, with '
+                                 '--scanned 0')
+            if asked:
+                sites.append({'root': str(root), 'map_drive': maps[0], 'query_drives': asked})
+        else:
+            sites += [{'root': str(root), 'map_drive': name, 'query_drives': [name]}
+                      for name in names]
     if roots and not sites:
-        raise InputError(f'none of {", ".join(map(str, roots))} has a drive {" or ".join(only)}')
+        raise InputError(f'none of {", ".join(map(str, roots))} has a drive {" or ".join(only)}'
+                         if only else f'no drive of {", ".join(map(str, roots))} has images')
     return sites
+
+
+def _carries(city: dict[str, Any], what: str, index: int) -> bool:
+    """Return whether a traversal was made with a sensor: 'scanned' or 'pictured'."""
+    return city.get(what) is None or index in city[what]
 
 
 def _data_sets(given: Path, is_data_set: Callable[[Path], bool]) -> list[Path]:

@@ -116,10 +116,6 @@ VXP_CITY = ModelConfig(
     aggregation=GemConfig(), **CITY_MAP,
 )
 
-PRESETS: dict[str, ModelConfig] = {config.name: config for config in (
-    PAPER, SALIENCY, LIP_LOC, AE_SPHERICAL, VXP,
-    CITY, OURS_CITY, SALIENCY_CITY, LIP_LOC_CITY, AE_SPHERICAL_CITY, VXP_CITY)}
-
 
 def as_panorama(
     config: ModelConfig, width: int = 256, height: int = 64, half_deg: float = 45.0,
@@ -147,3 +143,9 @@ def as_panorama(
             2 * count for count in cloud.voxels)})
     return ModelConfig.model_validate({**config.model_dump(), 'name': f'{config.name}-panorama',
                                        'image': image.model_dump(), 'cloud': cloud.model_dump()})
+
+
+_CITY = (OURS_CITY, SALIENCY_CITY, LIP_LOC_CITY, AE_SPHERICAL_CITY, VXP_CITY)
+
+PRESETS: dict[str, ModelConfig] = {config.name: config for config in (
+    PAPER, SALIENCY, LIP_LOC, AE_SPHERICAL, VXP, CITY, *_CITY, *map(as_panorama, _CITY))}

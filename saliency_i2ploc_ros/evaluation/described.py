@@ -44,7 +44,7 @@ from .baseline import NAME, outline_of_image, outline_of_points, Outlook
 
 Array = NDArray[np.float64]
 
-FORMAT = 1  # of the cached arrays; raised when what is computed changes
+FORMAT = 2  # of the cached arrays; raised when what is computed changes
 _BATCH = 16
 _COPIED_ROWS = 65_536
 
@@ -179,12 +179,8 @@ def describe_images(
     frames: places in the stream. An image whose file cannot be read is skipped.
     """
     stream = drive.cameras[camera]
-    stats = [stream.paths[i].stat() for i in frames]
-    key = content_hash([
-        'image', FORMAT, describer.key, drive.source, camera, repr(stream.camera),
-        stream.T_base_sensor.tolist(), [
-            [stream.paths[i].name, stat.st_size, stat.st_mtime_ns]
-            for i, stat in zip(frames, stats, strict=True)]])
+    key = content_hash(['image', FORMAT, describer.key, drive.source, camera,
+                        stream.T_base_sensor.tolist(), stream.key(frames)])
 
     def inputs(row: int) -> Arrays:
         image = drive.image(camera, int(frames[row]))

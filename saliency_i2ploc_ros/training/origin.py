@@ -45,6 +45,10 @@ def origin_of(config: TrainingConfig, init: Path | None) -> dict[str, Any]:
     if init is not None:
         started = encoder_hash(init) if init.is_dir() else sha256_file(init)
         before = read_provenance(init) if init.is_dir() else {}
+    held_out = {name for _, name in config.drives(config.held_out)}
+    if seen := sorted(held_out & {*before.get('trained_on', [])}):
+        raise InputError(f'the model in {init} was trained on {seen[0]}, which is held out: hold '
+                         'other drives out, or begin with another model')
 
     def drives(sites: tuple[Site, ...], kind: str) -> list[str]:
         return sorted({name for _, name in config.drives(sites)} | {*before.get(kind, [])})

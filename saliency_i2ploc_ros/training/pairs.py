@@ -24,6 +24,7 @@ from ..encoders.config import AnyImage, ModelConfig
 from ..encoders.image_input import prepare_image
 from ..errors import InputError
 from ..geometry.poses import inverse, planar, wrap, yaw_of
+from ..localization.localizer import camera_yaw
 from ..mapping.views import Views, views_of
 from ..progress import track
 from ..storage import atomic_directory, cache_directory, content_hash, write_json
@@ -31,6 +32,7 @@ from .config import Site, TrainingConfig
 from .geometry import depth_target, profile
 
 FORMAT = 3  # of the cached arrays; raised when what is computed changes
+MAX_TURN_DEG = 5.0  # of a camera, from straight ahead
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,24 @@ def prepare_site(
 
     views = _views_of_images(poses, store, config) if around_images else views_of(
         store, config.model.views)
+    if len(views.submap) == 0:
+        raise _far_apart(site, config)
     prepared = prepared_views(store, views, config.model)
     T_map_view = views.T_map_view(store)[prepared.kept]
     depth = prepared_depth(store, poses, config.model) if config.geometry == 'depth' else None
     candidates = _pairs(poses, T_map_view, config)
     paired = np.flatnonzero([len(places) > 0 for places in candidates])
     if len(paired) == 0:
-        raise InputError(f'no image of {", ".join(site.query_drives)} in {site.root} lies within '
-                         f'{config.pair_m} m of a view of {site.map_drive}: '
-                         'name drives that share their way')
+        raise _far_apart(site, config)
     return PreparedSite(
         images, poses[:, :2, 3], yaw_of(poses), prepared.clouds, T_map_view[:, :2, 3],
         yaw_of(T_map_view), prepared.profiles, depth, paired, [candidates[i] for i in paired])
+
+
+def _far_apart(site: Site, config: TrainingConfig) -> InputError:
+    return InputError(f'no image of {", ".join(site.query_drives)} in {site.root} lies within '
+                      f'{config.pair_m} m of a view of {site.map_drive}: '
+                      'name drives that share their way')
 
 
 def _views_of_images(
@@ -126,6 +134,9 @@ def prepared_images(
     posed = np.flatnonzero(stream.has_pose)
     if len(posed) == 0:
         raise InputError(f'{drive.source} has no image with a pose: training needs both')
+    if (turn := abs(np.degrees(camera_yaw(stream.T_base_sensor)))) > MAX_TURN_DEG:
+        raise InputError(f'the camera {name} of {drive.source} looks {turn:.0f} degrees aside, '
+                         'and pairs are made of views ahead: take a camera that looks ahead')
     shape = config.model_dump(mode='json', include={'height', 'width', 'camera', 'mean', 'std'})
     key = content_hash(
         ['images', FORMAT, drive.source, drive.name, name, stream.key(posed), shape])

@@ -49,6 +49,9 @@ def train(
     folder `run`, into which the first one writes.
     """
     here = world()
+    if config.batch < here.size:
+        raise InputError(f'{config.batch} pairs cannot be shared by {here.size} processes: set a '
+                         'larger batch, or start fewer')
     torch.set_num_threads(config.threads)
     checkpoint = _checkpoint_of(run, resume)
     if init is not None and not init.exists():

@@ -114,6 +114,9 @@ def generate_city(
     if traversals < 1 or step_m <= 0 or image_every < 1 or scan_every < 1:
         raise InputError('a city needs 1 traversal or more, a step over 0 m, and an image and a '
                          'scan at each 1st frame or later')
+    named = {*reverse, *(scanned or ()), *(pictured or ())}
+    if not named <= set(range(traversals)):
+        raise InputError(f'there is no traversal {max(named)} of {traversals}: they count from 0')
     if not max(10.0, 2 * step_m) <= length_m <= 50_000.0:
         raise InputError(f'a traversal of {length_m:g} m in steps of {step_m:g} m cannot be made: '
                          'ask for 10 to 50000 m and at least two steps')
