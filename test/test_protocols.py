@@ -359,6 +359,45 @@ def test_descriptors_are_made_once_and_never_mixed(world, cache, tmp_path, monke
     assert made == [20, 12] * 2 + [6, 20]
 
 
+def test_of_two_runs_at_the_same_descriptors_the_second_takes_those_of_the_first(
+        world, cache, monkeypatch):
+    from saliency_i2ploc_ros.data.readers import open_drive
+    from saliency_i2ploc_ros.distributed import World
+    from saliency_i2ploc_ros.encoders.files import load_model
+    from saliency_i2ploc_ros.evaluation import described
+    drive, model = open_drive(world / 'data', '0001'), load_model(world / 'model')
+    merge = described._merge_parts
+
+    def overtaken(*arguments):
+        merge(*arguments)  # by the other run, which takes the parts away
+        merge(*arguments)
+
+    monkeypatch.setattr(described, '_merge_parts', overtaken)
+    by_model = described.ByModel(model)
+    found = described.describe_images(drive, 'image_00', range(20), by_model, World())
+    assert len(found) == 20
+    monkeypatch.setattr(described, '_merge_parts', lambda folder, key, world:
+                        (folder.parent / 'gone').read_text())
+    with pytest.raises(FileNotFoundError):  # nobody made them
+        described.describe_images(drive, 'image_00', range(9), by_model, World())
+
+
+def test_the_map_drive_needs_the_camera_only_where_its_images_answer(world, cache):
+    from dataclasses import replace
+
+    from saliency_i2ploc_ros.data.readers import open_drive
+    from saliency_i2ploc_ros.encoders.files import load_model
+    from saliency_i2ploc_ros.evaluation.retrieval import describe, Question
+    asks, answers = (open_drive(world / 'data', name) for name in ('0001', '0000'))
+    other = replace(answers, cameras={'front': answers.cameras['image_00']})
+    model = load_model(world / 'model')
+    prepared = describe(Question(baseline=False, camera='image_00'), model, asks, other)
+    assert prepared.queries.camera == 'image_00'
+    with pytest.raises(InputError, match='image_00'):
+        describe(Question(baseline=False, camera='image_00', pairings=('image-image',)), model,
+                 asks, other)
+
+
 def test_a_map_on_disk_answers_as_it_was_built(world, cache, tmp_path):
     from saliency_i2ploc_ros.cli import build_map
     build_map.command(out=tmp_path / 'map', root=world / 'data', drive='0000', cloud=None,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def command(
     grid: Annotated[str, typer.Argument(
-        help='The grid: a YAML file, or the name of one that is shipped: saliency, tiny.')],
+        help='The grid: a YAML file, or the name of one that is shipped: saliency, systems, '
+        'panorama, tiny.')],
     roots: Annotated[list[Path], typer.Argument(
         help='Data sets to train on: a root, or a folder of roots (cities).')],
     held_out: Annotated[list[Path], typer.Option(

@@ -302,7 +302,19 @@ def _encoded(
 
 
 def _merge(folder: Path, key: str, world: World) -> None:
-    """Make one of the parts that all processes have written, and remove them."""
+    """
+    Make one of the parts that all processes have written, and remove them.
+
+    Of two runs at the same descriptors one is done first, and takes the parts away from the other.
+    """
+    try:
+        _merge_parts(folder, key, world)
+    except FileNotFoundError:
+        if not (folder / 'made.json').is_file():
+            raise
+
+
+def _merge_parts(folder: Path, key: str, world: World) -> None:
     paths = [folder.with_name(f'{key}.part-{rank}-of-{world.size}.npy')
              for rank in range(world.size)]
     parts = [np.load(path, mmap_mode='r', allow_pickle=False) for path in paths]
@@ -327,4 +339,4 @@ def _merge(folder: Path, key: str, world: World) -> None:
             'format': FORMAT, 'key': key, 'count': len(times),
             'milliseconds': float(np.median(times[kept]))})
     for path in paths:
-        path.unlink()
+        path.unlink(missing_ok=True)

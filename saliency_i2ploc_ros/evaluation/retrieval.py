@@ -140,7 +140,9 @@ def _entries(
     if isinstance(database, PlaceDatabase):
         return queries, database
     places = question.spacing_m or config.submap.spacing_m
-    return queries, entries_of(database, places, question.camera)
+    # The map's own images matter only where they answer, and its cameras may have other names.
+    answers_by_image = any(pairing.endswith('image') for pairing in question.pairings)
+    return queries, entries_of(database, places, question.camera if answers_by_image else None)
 
 
 def stated(prepared: Prepared, judgements: list[Judgement]) -> dict[str, Any]:

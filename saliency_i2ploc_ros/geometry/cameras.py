@@ -46,6 +46,14 @@ class Camera(ABC):
     def resized(self, width: int, height: int) -> Camera:
         """Return the camera of the same view resampled to another size (either may stretch)."""
 
+    def scaled(
+        self, width: int, height: int, fx: float, fy: float, cx: float, cy: float,
+    ) -> tuple[float, float, float, float]:
+        """Return focal lengths and centre in pixels of an image resampled to another size."""
+        sx, sy = width / self.width, height / self.height
+        # Whole numbers are the pixels' middles, so that the image begins at -0.5.
+        return fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5
+
     @property
     def horizontal_fov(self) -> float:
         """Return the angle between the left and the right image edge, in radians."""
@@ -120,9 +128,8 @@ class Pinhole(Camera):
 
     def resized(self, width: int, height: int) -> Pinhole:
         """Return the camera of the same view resampled to another size (either may stretch)."""
-        sx, sy = width / self.width, height / self.height
-        return Pinhole(width, height, self.fx * sx, self.fy * sy,
-                       (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5)
+        return Pinhole(width, height, *self.scaled(
+            width, height, self.fx, self.fy, self.cx, self.cy))
 
 
 @dataclass(frozen=True)

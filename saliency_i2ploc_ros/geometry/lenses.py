@@ -68,9 +68,8 @@ class Brown(Camera):
 
     def resized(self, width: int, height: int) -> Brown:
         """Return the camera of the same view resampled to another size (either may stretch)."""
-        sx, sy = width / self.width, height / self.height
-        return Brown(width, height, self.fx * sx, self.fy * sy, (self.cx + 0.5) * sx - 0.5,
-                     (self.cy + 0.5) * sy - 0.5, *self._k)
+        intrinsics = self.scaled(width, height, self.fx, self.fy, self.cx, self.cy)
+        return Brown(width, height, *intrinsics, *self._k)
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,8 @@ class Fisheye(Camera):
 
     def resized(self, width: int, height: int) -> Fisheye:
         """Return the camera of the same view resampled to another size (either may stretch)."""
-        sx, sy = width / self.width, height / self.height
-        return Fisheye(width, height, self.fx * sx, self.fy * sy, (self.cx + 0.5) * sx - 0.5,
-                       (self.cy + 0.5) * sy - 0.5, *self._k)
+        intrinsics = self.scaled(width, height, self.fx, self.fy, self.cx, self.cy)
+        return Fisheye(width, height, *intrinsics, *self._k)
 
 
 @dataclass(frozen=True)
@@ -188,9 +186,8 @@ class Mei(Camera):
 
     def resized(self, width: int, height: int) -> Mei:
         """Return the camera of the same view resampled to another size (either may stretch)."""
-        sx, sy = width / self.width, height / self.height
-        return Mei(width, height, self.xi, self.k1, self.k2, self.p1, self.p2, self.gamma1 * sx,
-                   self.gamma2 * sy, (self.u0 + 0.5) * sx - 0.5, (self.v0 + 0.5) * sy - 0.5)
+        intrinsics = self.scaled(width, height, self.gamma1, self.gamma2, self.u0, self.v0)
+        return Mei(width, height, self.xi, self.k1, self.k2, self.p1, self.p2, *intrinsics)
 
 
 def _check(camera: Camera, fx: float, fy: float) -> None:

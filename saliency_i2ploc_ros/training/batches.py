@@ -26,8 +26,9 @@ class Batch:
     B pairs for one step.
 
     images: (B, h, w, 3) in 0..255. clouds: what the cloud encoder takes, B of each. column:
-    (B, N) the image column of each cloud token. geometry: what the geometry heads are told, the
-    views' profiles (B, bins, 2) or the images' depth (B, h', w'). image_xy, cloud_xy: (B, 2);
+    (B, N) the image column of each cloud token, before the cloud was turned, as the labels are.
+    geometry: what the geometry heads are told, the views' profiles (B, bins, 2) or the images'
+    depth (B, h', w'), or (B, 0). image_xy, cloud_xy: (B, 2);
     image_yaw, cloud_yaw: (B,); site: (B,), which map they are in, negative in a mirror.
     """
 
@@ -74,20 +75,22 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
 
     images = jitter_colours(one['images'], config.colour_jitter, rng)
     angles = np.radians(rng.uniform(-1.0, 1.0, len(images)) * config.yaw_jitter_deg)
-    if config.views == 'map':
-        clouds = turned(clouds, angles, config.model)
     geometry, site = one['geometry'], one['site']
     if config.mirror > 0.0:
         flip = rng.random(len(images)) < config.mirror
         clouds = mirrored(clouds, flip, config.model)
         images[flip] = images[flip][:, :, ::-1]
         # Across a profile's bins, and across a depth image's columns.
-        across = 1 if config.geometry == 'profile' else 2
+        across = 2 if config.supervision == 'depth' else 1
         geometry[flip] = np.flip(geometry[flip], across)
         site = np.where(flip, -1 - site, site)
+    # Before the turn: a token answers for the column of its labels, whichever way it then lies.
+    columns = token_columns(clouds, config.model)
+    if config.views == 'map':
+        clouds = turned(clouds, angles, config.model)
     return Batch(
         torch.from_numpy(images), tuple(torch.from_numpy(part) for part in clouds),
-        torch.from_numpy(token_columns(clouds, config.model)), torch.from_numpy(geometry),
+        torch.from_numpy(columns), torch.from_numpy(geometry),
         site=torch.from_numpy(site),
         **{name: torch.from_numpy(one[name])
            for name in ('image_xy', 'image_yaw', 'cloud_xy', 'cloud_yaw')})
@@ -101,11 +104,13 @@ def _draw(
     rows = _rows(site, count, config, rng)
     images = site.paired[rows]
     views = np.array([rng.choice(site.candidates[row]) for row in rows])
-    told = site.profiles if config.geometry == 'profile' else site.depth
-    assert told is not None
-    which = views if config.geometry == 'profile' else images
+    geometry: NDArray[np.float32] = np.zeros((count, 0), np.float32)
+    if site.profiles is not None:
+        geometry = np.array(site.profiles[views], np.float32)
+    elif site.depth is not None:
+        geometry = np.array(site.depth[images], np.float32)
     return {'images': site.images[images], 'clouds': tuple(part[views] for part in site.clouds),
-            'geometry': np.array(told[which], np.float32),
+            'geometry': geometry,
             'image_xy': site.image_xy[images], 'image_yaw': site.image_yaw[images],
             'cloud_xy': site.cloud_xy[views], 'cloud_yaw': site.cloud_yaw[views],
             'site': np.full(count, number)}

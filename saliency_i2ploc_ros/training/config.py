@@ -103,6 +103,11 @@ class TrainingConfig(BaseModel):
         1.0, gt=0, description='a killed run has lost no more than this, also amid a long step')
     threads: int = Field(2, ge=1)
 
+    @property
+    def supervision(self) -> Literal['profile', 'depth'] | None:
+        """Return by what the tokens are supervised; None if they are not."""
+        return self.geometry if self.geometry_weight > 0.0 else None
+
     @staticmethod
     def drives(sites: tuple[Site, ...]) -> set[tuple[str, str]]:
         """Return root and name of every drive in these sites."""

@@ -95,10 +95,15 @@ def depth_target(points: NDArray[np.float32], model: ModelConfig) -> NDArray[np.
 
 
 class GeometryHeads(nn.Module):
-    """The heads of one kind of supervision, and their losses."""
+    """The heads of one kind of supervision, and their losses; images must be whole tokens."""
 
     def __init__(self, model: ModelConfig, kind: str) -> None:
         super().__init__()
+        image = model.image
+        if image.height % image.patch or image.width % image.patch:
+            raise InputError(f'geometry supervision needs images whose sides are multiples of '
+                             f'{image.patch}, not {image.height} x {image.width}: change '
+                             'model.image, or set geometry_weight to 0')
         self.kind = kind
         self.rows, self.columns = model.image.grid
         if kind == 'depth':

@@ -20,7 +20,7 @@ from ..data.drive import Drive
 from ..data.readers import open_drive
 from ..data.submaps import submaps_of_drive, SubmapStore
 from ..encoders.cloud_input import cloud_input, cloud_preparation
-from ..encoders.config import AnyImage, ModelConfig
+from ..encoders.config import AnyImage, ModelConfig, RangeConfig
 from ..encoders.image_input import prepare_image
 from ..errors import InputError
 from ..geometry.poses import inverse, planar, wrap, yaw_of
@@ -42,8 +42,9 @@ class PreparedSite:
 
     images (n, h, w, 3) uint8; image_xy (n, 2), image_yaw (n,); clouds: what the cloud encoder
     takes, m of each; cloud_xy (m, 2), cloud_yaw (m,); profiles (m, bins, 2) of the views, or depth
-    (n, h', w') of the images, whichever the recipe supervises with; paired: indices (q,) of the
-    images that have a place in the map; candidates: for each of those, the views that count as it.
+    (n, h', w') of the images, whichever the recipe supervises with, if with any; paired: indices
+    (q,) of the images that have a place in the map; candidates: for each of those, the views that
+    count as it.
     """
 
     images: NDArray[np.uint8]
@@ -82,9 +83,10 @@ def prepare_site(
         store, config.model.views)
     if len(views.submap) == 0:
         raise _far_apart(site, config)
-    prepared = prepared_views(store, views, config.model)
+    prepared = prepared_views(store, views, config.model, config.supervision == 'profile')
     T_map_view = views.T_map_view(store)[prepared.kept]
-    depth = prepared_depth(store, poses, config.model) if config.geometry == 'depth' else None
+    depth = (prepared_depth(store, poses, config.model)
+             if config.supervision == 'depth' else None)
     candidates = _pairs(poses, T_map_view, config)
     paired = np.flatnonzero([len(places) > 0 for places in candidates])
     if len(paired) == 0:
@@ -164,19 +166,23 @@ class PreparedViews(NamedTuple):
     """
     kept: (m,) int64, the views with enough points. clouds: the cloud encoder's inputs, m of each.
 
-    profiles: (m, bins, 2) float32 (see `geometry.profile`).
+    profiles: (m, bins, 2) float32 (see `geometry.profile`), if they were asked for.
     """
 
     kept: NDArray[np.int64]
     clouds: tuple[NDArray[Any], ...]
-    profiles: NDArray[np.float32]
+    profiles: NDArray[np.float32] | None
 
 
-def prepared_views(store: SubmapStore, views: Views, model: ModelConfig) -> PreparedViews:
+def prepared_views(
+    store: SubmapStore, views: Views, model: ModelConfig, with_profiles: bool,
+) -> PreparedViews:
     """Return what the cloud encoder takes of each view, but for those with too few points."""
+    told = model.image.model_dump(mode='json', include={'width', 'patch', 'camera'})
     key = content_hash(['views', FORMAT, store.key, cloud_preparation(model),
                         views.submap.tolist(), np.round(views.T_base_view, 6).tolist(),
-                        model.image.model_dump(mode='json', include={'width', 'patch', 'camera'})])
+                        told if with_profiles else None])
+    compact = isinstance(model.cloud, RangeConfig)
 
     def make(folder: Path) -> None:
         kept: list[int] = []
@@ -185,15 +191,19 @@ def prepared_views(store: SubmapStore, views: Views, model: ModelConfig) -> Prep
         for i in track(range(len(views.submap)), f'views of {store.name}'):
             points = store.view(int(views.submap[i]), views.T_base_view[i])
             try:
-                made.append(tuple(_compact(part) for part in cloud_input(points, model)))
+                parts = cloud_input(points, model)
             except InputError:
                 continue
+            # A range in half precision is exact to 3 cm at 60 m.
+            made.append(tuple(part.astype(np.float16) for part in parts) if compact else parts)
             kept.append(i)
-            profiles.append(profile(points, model))
+            if with_profiles:
+                profiles.append(profile(points, model))
         if not kept:
             raise InputError('no submap of the map has enough points: give a denser map')
         np.save(folder / 'kept.npy', np.array(kept, np.int64))
-        np.save(folder / 'profiles.npy', np.stack(profiles))
+        if with_profiles:
+            np.save(folder / 'profiles.npy', np.stack(profiles))
         for k, parts in enumerate(zip(*made, strict=True)):
             np.save(folder / f'cloud_{k}.npy', np.stack(parts))
 
@@ -201,12 +211,8 @@ def prepared_views(store: SubmapStore, views: Views, model: ModelConfig) -> Prep
     names = sorted(path.name for path in folder.glob('cloud_*.npy'))
     return PreparedViews(np.load(folder / 'kept.npy'),
                          tuple(np.load(folder / name, mmap_mode='r') for name in names),
-                         np.load(folder / 'profiles.npy', mmap_mode='r'))
-
-
-def _compact(part: NDArray[Any]) -> NDArray[Any]:
-    """Return a range image in half precision, which keeps 3 cm at 60 m; all else as it is."""
-    return part.astype(np.float16) if part.ndim == 3 and part.shape[0] == 1 else part
+                         np.load(folder / 'profiles.npy', mmap_mode='r') if with_profiles
+                         else None)
 
 
 def prepared_depth(

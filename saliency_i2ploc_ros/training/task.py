@@ -31,8 +31,8 @@ class TrainingTask(nn.Module):
             config.temperature, config.min_temperature, config.max_temperature)
         self.objective = OBJECTIVES[config.objective](config)
         self.geometry: GeometryHeads | None = None
-        if config.geometry_weight:
-            self.geometry = GeometryHeads(model, config.geometry)
+        if config.supervision:
+            self.geometry = GeometryHeads(model, config.supervision)
         freeze(self.encoder.image.encoder, config.trained_image_blocks, 'image')
         freeze(self.encoder.cloud.encoder, config.trained_cloud_blocks, 'cloud')
         self.average: DualEncoder | None = None
