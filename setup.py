@@ -29,7 +29,7 @@ setup(
     maintainer='saliency_i2ploc_ros maintainers',
     maintainer_email='maintainers@saliency-i2ploc-ros.org',
     license='Apache-2.0',
-    python_requires='>=3.10,<3.14',
+    python_requires='>=3.10',
     packages=find_packages(include=[package_name, f'{package_name}.*']),
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
@@ -53,5 +53,6 @@ setup(
         'localizer = saliency_i2ploc_ros.ros.localizer_node:main',
         'replay = saliency_i2ploc_ros.ros.replay_node:main',
         'evaluator = saliency_i2ploc_ros.ros.evaluator_node:main',
+        'check = saliency_i2ploc_ros.ros.check_node:main',
     ]},
 )

@@ -1,18 +1,22 @@
 """
-Replay a bag through the localizer and hold its fixes against ground truth.
+Replay a bag or a drive through the localizer and hold its fixes against ground truth.
 
     ros2 launch saliency_i2ploc_ros replay.launch.py bag:=... database:=... output:=...
+    ros2 launch saliency_i2ploc_ros replay.launch.py root:=/data/kitti360 drive:=0002 ...
 
-Ends with the bag; the exit code is not 0 where a node failed or a threshold was missed.
+A drive becomes a bag in the cache first. Ends with the bag; the exit code is not 0 where a node
+failed or a threshold was missed. All arguments of localization.launch.py hold here too.
 """
 
 from pathlib import Path
 import signal
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    ExecuteProcess,
+    GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
@@ -22,26 +26,36 @@ from launch.event_handlers import OnProcessExit
 from launch.events import matches_action, Shutdown
 from launch.events.process import SignalProcess
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
+import yaml
 
+PACKAGE = 'saliency_i2ploc_ros'
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER.parent / 'config'
 FAR = '1e9'
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the arguments, the localizer's launch file, replay and evaluator."""
+    """Return the arguments and what makes the nodes."""
     return LaunchDescription([
-        DeclareLaunchArgument('bag', description='rosbag2 folder (MCAP or sqlite3)'),
+        DeclareLaunchArgument('bag', default_value='', description='rosbag2 folder (MCAP or '
+                              'sqlite3); or give root and drive'),
+        DeclareLaunchArgument('root', default_value='', description='root of a KITTI-360, KITTI '
+                              'raw or KITTI odometry data set, or of a city'),
+        DeclareLaunchArgument('drive', default_value='', description='drive or sequence below '
+                              '`root`, or its number; not needed where there is only one'),
         DeclareLaunchArgument('database', description='folder of the place database'),
         DeclareLaunchArgument('model', default_value='',
                               description='folder of the model; empty: the shipped one'),
         DeclareLaunchArgument('output', description='folder of the report'),
         DeclareLaunchArgument('camera', default_value='/kitti360/image_00',
                               description='namespace of the camera in the bag'),
+        DeclareLaunchArgument('cameras', default_value='',
+                              description='several in place of `camera`: [/left, /right]'),
         DeclareLaunchArgument('image', default_value='image_rect',
-                              description='name of the image topic below `camera`'),
+                              description='name of the image topic below `camera` or `cameras`'),
         DeclareLaunchArgument('image_transport', default_value='raw',
                               choices=['raw', 'compressed'], description='which images'),
         DeclareLaunchArgument('ground_truth', default_value='/kitti360/ground_truth/pose',
@@ -52,43 +66,74 @@ def generate_launch_description() -> LaunchDescription:
                               description='camera in base_frame; empty: as in the bag'),
         DeclareLaunchArgument('base_frame', default_value='base_link',
                               description='frame of the vehicle in the bag'),
+        DeclareLaunchArgument('namespace', default_value='', description='namespace of the nodes'),
         DeclareLaunchArgument('params_file', default_value=str(CONFIG / 'localizer.yaml'),
                               description='parameter file of the localizer'),
         DeclareLaunchArgument('replay_params_file', default_value=str(CONFIG / 'replay.yaml'),
                               description='parameter file of replay and evaluator'),
-        OpaqueFunction(function=make_nodes),
+        DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'],
+                              description='show it in RViz'),
+        OpaqueFunction(function=from_bag_or_drive),
     ])
 
 
-def make_nodes(context) -> list:
-    """Return the three nodes and what happens when one of them ends."""
-    def value(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
+def from_bag_or_drive(context: LaunchContext) -> list:
+    """Return the nodes at once, or after the drive has become a bag."""
+    # Kept, since a launch file around this one has its own again when the conversion ends.
+    given = {name: value for name, value in context.launch_configurations.items()
+             if isinstance(value, str)}
+    if bool(given['bag']) == bool(given['root']):
+        raise RuntimeError('give either bag:=... or root:=... and drive:=...')
+    if given['bag']:
+        return make_nodes(given, given['bag'])
+    from saliency_i2ploc_ros.data.bag_cache import cached_bag
 
-    camera, truth = value('camera').rstrip('/'), value('ground_truth')
-    image = f'{camera}/{value("image")}'
-    if value('image_transport') == 'compressed':
-        image += '/compressed'
+    names = [name.split('/')[-1] for name in cameras(given)]
+    compressed = given['image_transport'] == 'compressed'
+    bag = cached_bag(Path(given['root']), given['drive'], names, compressed)
+    if bag.exists():
+        return make_nodes(given, str(bag))
+    options = ['--drive', given['drive']] if given['drive'] else []
+    options += [word for name in names for word in ('--camera', name)]
+    options += ['--compressed'] if compressed else []
+    convert = ExecuteProcess(
+        cmd=[ExecutableInPackage('i2ploc', PACKAGE), 'bag', given['root'], '--no-lidar',
+             '--out', str(bag), *options], name='bag', output='screen')
+
+    def converted(event, _) -> list:
+        if event.returncode:
+            return failed('the conversion', event.returncode)
+        return make_nodes(given, str(bag))
+
+    return [RegisterEventHandler(OnProcessExit(target_action=convert, on_exit=converted)), convert]
+
+
+def make_nodes(given: dict[str, str], bag: str) -> list:
+    """Return the three nodes and what happens when one of them ends."""
+    names, truth = cameras(given), given['ground_truth']
+    suffix = '/compressed' if given['image_transport'] == 'compressed' else ''
+    images = [f'{name}/{given["image"]}{suffix}' for name in names]
+    infos = [f'{name}/camera_info' for name in names]
     bring_up = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(FOLDER / 'localization.launch.py')),
         launch_arguments={
-            'database': value('database'), 'model': value('model'),
-            'params_file': value('params_file'), 'camera': camera,
-            'image': value('image'), 'image_transport': value('image_transport'),
-            'use_sim_time': 'true', 'reliable_images': 'true', 'exit_on_failure': 'true',
-            'camera_extrinsics': value('camera_extrinsics') or extrinsics_text(
-                value('bag'), f'{camera}/camera_info', value('base_frame')),
+            'camera': names[0], 'use_sim_time': 'true', 'reliable_images': 'true',
+            'exit_on_failure': 'true',
+            'camera_extrinsics': given['camera_extrinsics'] or extrinsics_text(
+                bag, infos, given['base_frame']),
         }.items())
+    here = {'package': PACKAGE, 'namespace': given['namespace'], 'output': 'screen'}
     replay = Node(
-        package='saliency_i2ploc_ros', executable='replay', name='replay', output='screen',
-        parameters=[value('replay_params_file'), {
-            'bag': value('bag'), 'rate': float(value('rate')), 'wait_for': f'{image} {truth}'}])
+        executable='replay', name='replay', **here,
+        parameters=[given['replay_params_file'], {
+            'bag': text(bag), 'rate': float(given['rate']),
+            'wait_for': text(' '.join([*images, truth]))}])
     evaluator = Node(
-        package='saliency_i2ploc_ros', executable='evaluator', name='evaluator', output='screen',
-        parameters=[value('replay_params_file'), {
-            'output': value('output'), 'database': value('database'),
-            'bag': value('bag'), 'image_topic': image}],
-        remappings=[('ground_truth/pose', truth), ('camera_info', f'{camera}/camera_info')],
+        executable='evaluator', name='evaluator', **here,
+        parameters=[given['replay_params_file'], {
+            'output': text(given['output']), 'database': text(given['database']),
+            'bag': text(bag), 'image_topic': text(images[0])}],
+        remappings=[('ground_truth/pose', truth), ('camera_info', infos[0])],
         # Interrupted at the bag's end, it draws for seconds: never a signal above that.
         sigterm_timeout=FAR)
 
@@ -112,19 +157,30 @@ def make_nodes(context) -> list:
         return []
 
     return [
-        bring_up, evaluator, replay,
+        GroupAction([bring_up, evaluator, replay], launch_configurations=given),
         RegisterEventHandler(OnProcessExit(on_exit=any_ended)),
         RegisterEventHandler(OnProcessExit(target_action=replay, on_exit=replay_ended)),
         RegisterEventHandler(OnProcessExit(target_action=evaluator, on_exit=evaluator_ended)),
     ]
 
 
-def extrinsics_text(bag: str, camera_info: str, base_frame: str) -> str:
-    """Return camera_extrinsics from the bag, '' if it does not say (TF is asked then)."""
+def cameras(given: dict[str, str]) -> list[str]:
+    """Return the namespaces of the cameras in the bag."""
+    several = yaml.safe_load(given['cameras'] or '[]')
+    return [name.rstrip('/') for name in several or [given['camera']]]
+
+
+def text(value: str) -> ParameterValue:
+    """Return a parameter that stays text: launch_ros takes a folder called 2024 for a number."""
+    return ParameterValue(value, value_type=str)
+
+
+def extrinsics_text(bag: str, camera_infos: list[str], base_frame: str) -> str:
+    """Return camera_extrinsics from the bag, '' if it does not say all (TF is asked then)."""
     from saliency_i2ploc_ros.ros.frames import extrinsics_in_bag
 
-    numbers = extrinsics_in_bag(Path(bag), camera_info, base_frame)
-    return '' if numbers is None else str(numbers)
+    found = [extrinsics_in_bag(Path(bag), topic, base_frame) for topic in camera_infos]
+    return '' if None in found else str([number for numbers in found for number in numbers])
 
 
 def failed(name: str, code: int) -> list:

@@ -112,7 +112,7 @@ class Process:
     def interrupt(self) -> int:
         """Send SIGINT, as Ctrl-C does, and return the exit code."""
         self._process.send_signal(signal.SIGINT)
-        return self.wait(20.0)
+        return self.wait(120.0)
 
     def close(self) -> None:
         """Make sure that it is gone."""

@@ -1,15 +1,33 @@
 """Drives as bags: what is in them, in which order, and what happens to damaged ones."""
 
-from helpers_drives import NAME, real_data, SHARED, T_base_camera, T_base_lidar, write_drive
+import shutil
+
+from helpers_drives import (
+    NAME,
+    R_RECT_01,
+    real_data,
+    SHARED,
+    T_base_camera,
+    T_BASE_LEFT,
+    T_base_lidar,
+    T_IMU_CAMERA_01,
+    write_all_cameras,
+    write_drive,
+)
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
+import yaml
 
-from saliency_i2ploc_ros.data.bags import BagReader, typestore, write_bag
+from saliency_i2ploc_ros.data.bag_frames import mount, static_transforms
+from saliency_i2ploc_ros.data.bag_messages import typestore
+from saliency_i2ploc_ros.data.bags import BagReader, part_of, write_bag
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.geometry.poses import from_quaternion
+from saliency_i2ploc_ros.geometry.poses import from_quaternion, inverse, transform
 
 
 def read(message):
@@ -91,6 +109,153 @@ def test_camera_info_comes_before_its_image(tmp_path):
     with BagReader(tmp_path / 'bag') as bag:
         order = [m.topic.rpartition('/')[2] for m in bag.messages() if 'image_00' in m.topic]
     assert order == ['camera_info', 'image_rect'] * 4
+
+
+def test_a_bag_has_all_cameras_of_kitti_360(tmp_path):
+    write_all_cameras(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    assert 'panorama' in drive.cameras  # which no CameraInfo can describe
+    write_bag(drive, tmp_path / 'bag')
+    with BagReader(tmp_path / 'bag') as bag:
+        images = {t for t, kind in bag.topics.items() if kind == 'sensor_msgs/msg/Image'}
+        assert images == {'/kitti360/image_00/image_rect', '/kitti360/image_01/image_rect',
+                          '/kitti360/image_02/image_raw', '/kitti360/image_03/image_raw'}
+        infos = {name: read(next(bag.messages([f'/kitti360/{name}/camera_info'])))
+                 for name in ('image_01', 'image_02')}
+        edges = static_transforms(bag)
+        assert '/clock' not in bag.topics
+        assert next(bag.messages()).topic == '/tf_static'
+    fisheye, rectified = infos['image_02'], infos['image_01']
+    assert fisheye.distortion_model == 'mei' and fisheye.header.frame_id == 'image_02_optical'
+    assert fisheye.d.tolist() == [2.2, 0.02, 1.7, 1e-4, -2e-4]  # xi, k1, k2, p1, p2
+    assert fisheye.k.tolist() == [43.5, 0, 19.4, 0, 43.2, 20.1, 0, 0, 1]
+    assert not fisheye.p.any()
+    assert rectified.p.reshape(3, 4)[:, 3].tolist() == [0, 0, 0]
+    # KITTI-360's IMU has z down: base_link is it, turned by 180 degrees about x.
+    half_turn = np.diag([1.0, -1.0, -1.0, 1.0])
+    np.testing.assert_allclose(mount(edges, 'imu_link', 'base_link'), half_turn, atol=1e-12)
+    # A point of the rectified camera is R_rect times that of the mounted one.
+    np.testing.assert_allclose(
+        mount(edges, 'image_01_optical', 'base_link'),
+        half_turn @ T_IMU_CAMERA_01 @ transform(R_RECT_01.T), atol=1e-9)
+    np.testing.assert_allclose(mount(edges, 'image_02_optical', 'base_link'), T_BASE_LEFT,
+                               atol=1e-9)
+
+
+def test_a_part_of_a_drive(tmp_path):
+    write_all_cameras(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    (drive.cameras['image_01'].paths[1]).unlink()
+    drive = open_drive(tmp_path / 'drive')
+    part = part_of(drive, ['image_00', 'image_01'], first=1, last=3, every=2)
+    assert list(part.cameras) == ['image_00', 'image_01']
+    assert part.cameras['image_00'].ids.tolist() == [1, 3]
+    assert part.cameras['image_01'].ids.tolist() == [3]  # in step, though frame 1 is missing
+    assert part.lidar.ids.tolist() == [1, 3]
+    np.testing.assert_array_equal(part.cameras['image_00'].stamps_ns,
+                                  drive.cameras['image_00'].stamps_ns[[1, 3]])
+    assert part_of(drive, lidar=False).lidar is None
+    assert list(part_of(drive).cameras) == ['image_00', 'image_01', 'image_02', 'image_03']
+    with pytest.raises(InputError, match='no images and no scans'):
+        write_bag(part_of(drive, first=7), tmp_path / 'bag')
+    with pytest.raises(InputError, match="no camera 'image_09'"):
+        part_of(drive, ['image_09'])
+
+
+def test_a_bag_that_does_not_fit_the_disk_is_refused_at_once(tmp_path, monkeypatch):
+    write_drive(tmp_path / 'drive')
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr('shutil.disk_usage', lambda path: usage._replace(free=10_000))
+    with pytest.raises(InputError, match='0.0 GB are free'):
+        write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+    assert not (tmp_path / 'bag').exists()
+
+
+def test_frames_are_joined_through_their_tree():
+    up, ahead, turn = transform(None, [0, 0, 2]), transform(None, [3, 0, 0]), transform(
+        Rotation.from_euler('z', 90, degrees=True).as_matrix())
+    edges = {'base_link': ('base_footprint', up), 'rig': ('base_footprint', ahead),
+             'camera': ('rig', turn), 'lost': ('nowhere', up)}
+    np.testing.assert_allclose(mount(edges, 'camera', 'base_link'), inverse(up) @ ahead @ turn)
+    np.testing.assert_allclose(mount(edges, '/camera', 'rig'), turn)
+    np.testing.assert_array_equal(mount(edges, 'base_link', 'base_link'), np.eye(4))
+    assert mount(edges, 'lost', 'base_link') is None
+    assert mount({'a': ('b', up), 'b': ('a', up)}, 'a', 'base_link') is None
+
+
+def test_the_metadata_are_such_as_humble_and_later_read(tmp_path):
+    """By the decoders of rosbag2: QoS as text with integer policies up to version 8."""
+    write_drive(tmp_path / 'drive')
+    write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+    info = yaml.safe_load((tmp_path / 'bag' / 'metadata.yaml').read_text())[
+        'rosbag2_bagfile_information']
+    assert info['version'] == 8 and info['storage_identifier'] == 'mcap'
+    assert info['relative_file_paths'] == [info['files'][0]['path']] == ['bag.mcap']
+    assert info['files'][0]['message_count'] == info['message_count'] == 21
+    for entry in info['topics_with_message_count']:
+        topic = entry['topic_metadata']
+        assert isinstance(topic['offered_qos_profiles'], str)
+        profile, = yaml.safe_load(topic['offered_qos_profiles'])
+        assert all(isinstance(profile[policy], int)
+                   for policy in ('history', 'reliability', 'durability', 'liveliness', 'depth'))
+        assert topic['type_description_hash'].startswith('RIHS01_')
+        assert topic['serialization_format'] == 'cdr'
+    with Reader(tmp_path / 'bag') as reader:
+        definition = next(c for c in reader.connections if c.topic.endswith('image_rect')).msgdef
+    assert definition.format.name == 'MSG' and 'MSG: std_msgs/Header' in definition.data
+
+
+def rewritten(bag, out, mode, storage):
+    """Write the messages of a bag anew, as another recorder might have."""
+    writer = Writer(out, version=9, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with Reader(bag) as reader, writer:
+        connections = {}
+        for connection, stamp, data in reader.messages():
+            if connection.topic not in connections:
+                connections[connection.topic] = writer.add_connection(
+                    connection.topic, connection.msgtype, typestore=typestore)
+            writer.write(connections[connection.topic], stamp, data)
+
+
+def same_messages(a, b):
+    with BagReader(a) as first, BagReader(b) as second:
+        for left, right in zip(first.messages(), second.messages(), strict=True):
+            assert (left.topic, left.stamp_ns, left.data) == (
+                right.topic, right.stamp_ns, right.data)
+
+
+@pytest.mark.parametrize('mode, storage', [
+    (CompressionMode.MESSAGE, StoragePlugin.SQLITE3), (CompressionMode.FILE, StoragePlugin.MCAP),
+    (CompressionMode.STORAGE, StoragePlugin.MCAP)])
+def test_compressed_bags_are_read(tmp_path, mode, storage):
+    write_drive(tmp_path / 'drive')
+    write_bag(open_drive(tmp_path / 'drive'), tmp_path / 'bag')
+    rewritten(tmp_path / 'bag', tmp_path / 'zstd', mode, storage)
+    same_messages(tmp_path / 'bag', tmp_path / 'zstd')
+
+
+def test_split_bags_are_read_and_windows_too(tmp_path):
+    write_drive(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    write_bag(drive, tmp_path / 'bag')
+    for name, first, last in (('one', 0, 1), ('two', 2, 3)):
+        write_bag(part_of(drive, first=first, last=last), tmp_path / name)
+    info = [yaml.safe_load((tmp_path / name / 'metadata.yaml').read_text())
+            ['rosbag2_bagfile_information'] for name in ('bag', 'one', 'two')]
+    info[0]['relative_file_paths'] = ['one.mcap', 'two.mcap']
+    info[0]['files'] = info[1]['files'] + info[2]['files']
+    (tmp_path / 'split').mkdir()
+    for name in ('one', 'two'):
+        (tmp_path / name / f'{name}.mcap').rename(tmp_path / 'split' / f'{name}.mcap')
+    (tmp_path / 'split' / 'metadata.yaml').write_text(
+        yaml.safe_dump({'rosbag2_bagfile_information': info[0]}))
+    topics = ['/kitti360/image_00/image_rect', '/kitti360/velodyne_points']
+    with BagReader(tmp_path / 'bag') as whole, BagReader(tmp_path / 'split') as split:
+        assert [m.data for m in whole.messages(topics)] == [m.data for m in split.messages(topics)]
+        stamps = [m.stamp_ns for m in whole.messages(topics[:1])]
+        inside = [m.stamp_ns for m in split.messages(topics[:1], stamps[1], stamps[3])]
+        assert inside == stamps[1:3]
 
 
 def test_static_transforms_are_latched(tmp_path):
@@ -187,6 +352,10 @@ def test_commands(tmp_path, monkeypatch):
                                '--out', str(tmp_path / 'picture.png')])
     assert done.exit_code == 0 and (tmp_path / 'picture.png').is_file()
     assert '4 scans (frames 0 to 3), 4 with a pose' in done.output
+    done = runner.invoke(app, ['bag', str(tmp_path / 'drive'), '--out', str(tmp_path / 'part'),
+                               '--first', '1', '--every', '2', '--no-lidar'])
+    assert done.exit_code == 0, done.output
+    assert '2  /kitti360/image_00/image_rect' in done.output and 'velodyne' not in done.output
 
 
 @real_data

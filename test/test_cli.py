@@ -11,7 +11,7 @@ import pytest
 from saliency_i2ploc_ros.cli import main as cli
 
 COMMANDS = ('demo', 'city', 'show', 'train', 'model', 'build-map', 'localize', 'evaluate',
-            'saliency', 'ablate', 'export', 'bag')
+            'saliency', 'scene', 'ablate', 'export', 'bag')
 
 
 def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:

@@ -29,10 +29,11 @@ from saliency_i2ploc_ros.encoders.config import (
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.geometry.poses import apply, planar
+from saliency_i2ploc_ros.geometry.poses import apply, planar, yaw_of
 from saliency_i2ploc_ros.mapping import database as module
 from saliency_i2ploc_ros.mapping.builder import build_database, encode_submaps
 from saliency_i2ploc_ros.mapping.database import ARRAYS, PlaceDatabase, write_database
+from saliency_i2ploc_ros.mapping.views import headings, smoothed
 
 N, D = 40, 16
 POSES = np.stack([planar(4.0e5 + 5.123 * i, 5.4e6 - i, 0.1 * i, 113.0) for i in range(N)])
@@ -126,7 +127,8 @@ def test_another_model_or_preprocessing_is_refused(made):
 
 
 @pytest.mark.parametrize('key,value,match', [
-    ('format', 2, 'update this package'), ('format', 0, 'no map has'),
+    ('format', 3, 'update this package'), ('format', 1, 'earlier version'),
+    ('format', 0, 'no map has'),
     ('metric', 'euclidean', 'no map has'), ('dimension', 15, 'was altered'),
     ('places', 39, 'was altered'), ('spacing_m', 0.001, 'was altered'),
     ('origin', [5000.0, 0.0, 0.0], 'was altered'), ('schema_hash', 'f' * 16, 'was altered'),
@@ -288,6 +290,52 @@ def test_each_view_of_a_submap_is_a_place(store, model, tmp_path):
     in_map = apply(database.T_map_base[place], database.cloud(place))
     near, _ = cKDTree(apply(store.poses[around.indices[i]], points)).query(in_map)
     assert near.max() < 1e-3, 'the points that are shown stand elsewhere than the submap'
+    assert database.schema.views == 2
+    # The points are kept once, whatever the number of views.
+    kept = np.load(tmp_path / 'map' / 'clouds.npy', mmap_mode='r')
+    assert len(kept) == sum(len(database.cloud(int(np.flatnonzero(database.submaps == s)[0])))
+                            for s in range(database.submaps.max() + 1))
+
+
+def test_headings_are_views_all_around_and_change_lanes_as_they_turn(store, model, tmp_path):
+    ahead, left, back, right = headings(4, (View(), View(left_m=3.5, yaw_deg=180.0)))
+    assert (ahead.yaw_deg, left.yaw_deg, back.yaw_deg, right.yaw_deg) == (0.0, 90.0, 180.0, 270.0)
+    assert [ahead.left_m, back.left_m] == [0.0, 3.5]
+    assert [left.left_m, right.left_m] == pytest.approx([1.75, 1.75])
+    database = build_database(store, model, tmp_path / 'map', views=headings(4, (View(),)))
+    assert database.schema.views == 4 and len(database) > 2 * len(store)
+    of_first = database.T_map_base[database.submaps == 0]
+    assert np.ptp(of_first[:, :3, 3], axis=0).max() < 1e-9  # one spot, several headings
+    turns = np.degrees(yaw_of(of_first) - yaw_of(of_first[0])) / 90.0
+    np.testing.assert_allclose(turns, np.rint(turns), atol=1e-6)
+
+
+def test_smoothing_is_the_weighted_mean_of_neighbours_that_look_the_same_way():
+    rng = np.random.default_rng(2)
+    poses = np.stack([planar(*rng.uniform(0.0, 30.0, 2), rng.uniform(-np.pi, np.pi))
+                      for _ in range(60)])
+    x = rng.normal(size=(60, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    apart = np.linalg.norm(poses[:, None, :2, 3] - poses[None, :, :2, 3], axis=2)
+    turn = np.angle(np.exp(1j * (yaw_of(poses)[:, None] - yaw_of(poses))))
+    kernel = np.where((np.abs(turn) <= np.radians(30.0)) & (apart <= 12.0),
+                      np.exp(-0.5 * (apart / 4.0) ** 2), 0.0)
+    expected = kernel @ x
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(smoothed(x, poses, 4.0), expected, atol=1e-5)
+    assert np.abs(expected - x).max() > 0.1
+    assert smoothed(x, poses, 0.0) is x
+
+
+def test_a_model_that_smooths_makes_and_is_judged_by_smoothed_maps(store, model, tmp_path):
+    config = CONFIG.model_copy(update={'smooth_m': 4.0})
+    soft = DualEncoder(config).eval()
+    soft.load_state_dict(model.state_dict())
+    assert encoder_hash(soft) == encoder_hash(model)  # the network is the same
+    plain, mean = encode_submaps(store, model), encode_submaps(store, soft)
+    np.testing.assert_allclose(
+        mean.descriptors, smoothed(plain.descriptors, plain.T_map_place, 4.0), atol=1e-6)
+    assert build_database(store, soft, tmp_path / 'map').schema.smooth_m == 4.0
 
 
 def test_processes_share_the_encoding_and_write_one_map(world, tmp_path):

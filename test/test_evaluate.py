@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from saliency_i2ploc_ros.data.drive import CameraStream, Drive, Stream, Trajectory
 from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.evaluation.answers import record_of, record_of_json, Spool
+from saliency_i2ploc_ros.evaluation.comparison import compare, comparison_table
 from saliency_i2ploc_ros.evaluation.offline import evaluate_drive, has_truth
 from saliency_i2ploc_ros.evaluation.pictures import display_cloud, queries_to_show
 from saliency_i2ploc_ros.evaluation.report import summary_table, write_report
 from saliency_i2ploc_ros.evaluation.summary import Record
+from saliency_i2ploc_ros.evaluation.trust_pictures import worst_fixes
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
 from saliency_i2ploc_ros.geometry.poses import apply, planar, R_base_optical, transform
 from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
@@ -48,7 +51,8 @@ class StandInLocalizer:
             return Answer(None, 'no_texture', 'dark', Candidates.none(), stages)
         order = np.r_[place, np.delete(np.arange(20), place)]
         candidates = Candidates(order, np.linspace(1, 0, 20, dtype=np.float32), PLACES[order])
-        return Answer(Fix(PLACES[place], np.eye(6), 1.0), None, 'yes', candidates, stages)
+        fix = Fix(PLACES[place], np.eye(6), 1.0)
+        return Answer(fix, None, 'yes', candidates, stages, estimate=fix, confidence=place / 20)
 
 
 @pytest.fixture
@@ -106,10 +110,18 @@ def test_a_report_has_figures_trajectories_and_pictures(drive, tmp_path):
     assert len(lines) == 6
     assert lines[0].split()[:3] == ['1700000000.223456789', '10.000000000', '0.000000000']
     assert len((out / 'truth.tum').read_text().splitlines()) == 7
-    for name in ('overview.png', 'errors.png'):
-        assert cv2.imread(str(out / name)).shape[0] > 600
-    assert sorted(p.name for p in out.iterdir()) == [
-        'errors.png', 'fixes.tum', 'overview.png', 'summary.json', 'truth.tum']
+    pictures = ['acceptance.png', 'errors.png', 'overview.png', 'reliability.png', 'worst.png']
+    for name in pictures:
+        assert cv2.imread(str(out / name)).shape[0] > 300
+    assert sorted(p.name for p in out.iterdir()) == sorted([
+        *pictures, 'answers.jsonl', 'fixes.tum', 'summary.json', 'times.jsonl', 'truth.tum'])
+    answers = [json.loads(line) for line in (out / 'answers.jsonl').read_text().splitlines()]
+    assert [a['stamp_ns'] for a in answers] == [r.stamp_ns for r in records]
+    assert answers[3]['rejection'] == 'unreadable' and answers[1]['fix']['covariance'][0][0] == 1
+    assert not any('milliseconds' in a for a in answers)
+    times = [json.loads(line) for line in (out / 'times.jsonl').read_text().splitlines()]
+    assert times[1]['milliseconds']['encode'] == 2.0
+    assert summary['verdict'] == {'passed': True, 'failures': [], 'exit_code': 0}
     text = table_text(summary)
     assert 'Recall@20' in text and '1 no_texture' in text and '71.4 %' in text
 
@@ -117,7 +129,7 @@ def test_a_report_has_figures_trajectories_and_pictures(drive, tmp_path):
 def test_a_report_without_truth_or_fixes_says_so(drive, tmp_path):
     records = [r for r in evaluate_drive(StandInLocalizer(), drive) if not r.has_truth]
     summary = write_report(tmp_path / 'a', records, StandInDatabase(), lambda record: None, {})
-    assert not (tmp_path / 'a' / 'errors.png').exists()
+    assert {p.name for p in (tmp_path / 'a').glob('*.png')} == {'overview.png'}
     assert 'not judged' in table_text(summary)
     summary = write_report(tmp_path / 'b', [], StandInDatabase(), lambda record: None, {})
     assert (tmp_path / 'b' / 'overview.png').exists()
@@ -141,6 +153,79 @@ def test_the_queries_shown_are_the_median_the_worst_and_a_rejection():
     assert [record.stamp_ns for _, record in shown] == [0, 1, 11]
     assert queries_to_show(records[:0]) == []
     assert [record.stamp_ns for _, record in queries_to_show(records[5:])] == [11]
+
+
+def test_the_worst_fixes_are_different_failures():
+    truth = planar(0.0, 0.0, 0.0)
+    errors = {0.0: 50.0, 0.5: 49.0, 2.1: 10.0, 4.0: 60.0, 5.9: 59.0, 6.1: 1.0}
+    records = [Record(int(second * 1e9), planar(error, 0.0, 0.0), np.eye(6), truth=truth)
+               for second, error in errors.items()]
+    records.append(Record(9 * 10 ** 9, planar(99.0, 0.0, 0.0)))  # whose truth is not known
+    assert [r.stamp_ns / 1e9 for r in worst_fixes(records)] == [4.0, 0.0, 6.1]
+    assert [r.stamp_ns / 1e9 for r in worst_fixes(records, 1)] == [4.0]
+
+
+def test_a_live_answer_becomes_the_same_record_and_line():
+    fix = Fix(PLACES[3], np.diag(np.arange(1.0, 7.0)), 0.5)
+    candidates = Candidates(np.array([3, 4]), np.float32([0.5, 0.4]), PLACES[[3, 4]])
+    for answer in (Answer(fix, None, 'yes', candidates, {'total': 1.25}, (), fix, 0.8),
+                   Answer(None, 'no_texture', 'dark', Candidates.none(), {})):
+        text = json.dumps({'stamp_ns': 7, 'received': 9, 'dropped': 1, **answer.as_dict()})
+        live, offline = record_of_json(json.loads(text)), record_of(answer, 7)
+        assert live.answer == offline.answer and live.stamp_ns == 7
+        np.testing.assert_array_equal(live.candidate_positions, offline.candidate_positions)
+        np.testing.assert_array_equal(live.estimate, offline.estimate)
+        np.testing.assert_array_equal(live.confidence, offline.confidence)
+        assert live.milliseconds == answer.milliseconds and live.rejection == answer.rejection
+        assert live.T_map_base is None  # that is the message of ~/fix
+
+
+def test_lines_are_kept_outside_of_memory(tmp_path):
+    lines = Spool(tmp_path / 'new')
+    for stamp, text in ((5, 'fünf'), (3, 'three'), (5, 'five again'), (9, '')):
+        lines[stamp] = text
+        assert lines[stamp] == text
+    assert [lines[stamp] for stamp in (9, 5, 3)] == ['', 'five again', 'three']
+    lines.close()
+    assert not list((tmp_path / 'new').iterdir())
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='cannot write into'):
+        Spool(tmp_path / 'file')
+
+
+def run_of(out, shift=0.0, drop=(), milliseconds=1.0, **provenance):
+    """Write a run of five images; the last is rejected. Fixes lie `shift` off their place."""
+    records = []
+    for i in range(5):
+        fix = Fix(planar(10.0 * i + shift, 0.0, 0.0), np.eye(6), 0.5) if i < 4 else None
+        answer = Answer(fix, None if fix else 'ambiguous', '', Candidates.none(),
+                        {'total': milliseconds}, (), fix, 0.5)
+        if i not in drop:
+            records.append(record_of(answer, 10 ** 9 * i, planar(10.0 * i, 0.0, 0.0)))
+    write_report(out, records, StandInDatabase(), lambda record: None, provenance, images_in=5)
+
+
+def test_two_runs_are_compared(tmp_path):
+    run_of(tmp_path / 'a', drop=(1,), milliseconds=3.0, localizer={'top_k': 20, 'min_score': 0.1})
+    run_of(tmp_path / 'b', localizer={'top_k': 20, 'min_score': 0.2}, torch='2')
+    run_of(tmp_path / 'c', shift=0.25, localizer={'top_k': 20, 'min_score': 0.2}, torch='3')
+    same = compare(tmp_path / 'a', tmp_path / 'b')
+    assert same['images'] == {'both': 4, 'only_live': 0, 'only_offline': 1}
+    assert same['equal_to_the_bit'] == same['same_fix_or_reason'] == 4
+    assert same['largest_difference']['position_m'] == 0.0
+    assert same['causes'] == ['parameter min_score: 0.1 live, 0.2 offline']
+    assert same['latency_ms']['live']['total']['p50'] == 3.0
+    assert [same['coverage'][run]['dropped'] for run in ('live', 'offline')] == [1, 0]
+    other = compare(tmp_path / 'b', tmp_path / 'c')
+    assert other['equal_to_the_bit'] == other['same_fix_or_reason'] == 1  # the rejection
+    assert other['largest_difference']['position_m'] == 0.25
+    assert other['largest_difference']['fixes'] == 4 and other['causes'] == ['torch: 2 live, '
+                                                                             '3 offline']
+    text = io.StringIO()
+    Console(width=100, file=text).print(comparison_table(other))
+    assert '0.25 m' in text.getvalue()
+    with pytest.raises(InputError, match=r'answers\.jsonl'):
+        compare(tmp_path, tmp_path / 'b')
 
 
 def test_the_display_cloud_is_thinned_and_in_the_map():
@@ -247,7 +332,7 @@ def test_evaluate_finds_each_image_at_its_place(world, tmp_path, monkeypatch):
     assert summary['recall']['at']['1']['chance'] == pytest.approx(1 / 6)
     assert len(summary['provenance']['model_hash']) == 16
     run_command(evaluate, *arguments, tmp_path / 'b')
-    for name in ('fixes.tum', 'truth.tum'):
+    for name in ('fixes.tum', 'truth.tum', 'answers.jsonl'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+from helpers_localizer import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -199,24 +200,7 @@ class StandInDatabase:
 
 @pytest.fixture(scope='module')
 def model():
-    import torch
-
-    from saliency_i2ploc_ros.encoders.config import (
-        AggregationConfig,
-        CloudConfig,
-        ImageConfig,
-        ModelConfig,
-        TokenConfig,
-    )
-    from saliency_i2ploc_ros.encoders.dual import DualEncoder
-    torch.manual_seed(0)
-    return DualEncoder(ModelConfig(
-        name='tiny', descriptor_dim=16,
-        image=ImageConfig(height=32, width=64, dim=32, depth=1, heads=2,
-                          camera=Pinhole(64, 32, 40.0, 40.0, 31.5, 15.5)),
-        cloud=CloudConfig(tokens=TokenConfig(points=64, centres=8, neighbours=4), dim=32, depth=1,
-                          heads=2, pointnet=(8, 16), pointnet_second=()),
-        aggregation=AggregationConfig(clusters=4)))
+    return tiny_model()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import saliency_i2ploc_ros
 
 TOP = Path(__file__).resolve().parents[1]
 NAME = 'saliency_i2ploc_ros'
-EXECUTABLES = {'i2ploc', 'localizer', 'replay', 'evaluator'}
+EXECUTABLES = {'i2ploc', 'localizer', 'replay', 'evaluator', 'check'}
 COLCON = Path(sys.executable).with_name('colcon')
 
 
@@ -87,7 +87,8 @@ def test_every_imported_library_is_declared():
             if element.tag.endswith('depend')}
     readme = (TOP / 'README.md').read_text()
     rosdep = {'cv2': 'python3-opencv', 'rosbags': 'python3-rosbags-pip',
-              'plyfile': 'python3-plyfile-pip', 'annotated_types': 'python3-pydantic'}
+              'plyfile': 'python3-plyfile-pip', 'annotated_types': 'python3-pydantic',
+              'tf2_ros': 'tf2_ros_py'}
     without = {'safetensors', 'laspy', 'pypcd4', 'embreex', 'huggingface_hub', 'onnx',
                'onnxscript', 'onnxruntime', 'tensorrt'}
     imported = set()
@@ -102,6 +103,20 @@ def test_every_imported_library_is_declared():
             assert re.search(rf'pip install .*\b{name}\b', readme), name
         else:
             assert {name, rosdep.get(name, f'python3-{name}')} & keys, name
+
+
+def test_the_image_leaves_to_pypi_what_pypi_gives():
+    """What the Dockerfile does not take by its rosdep key, setup.py asks for; torch is one."""
+    dockerfile = (TOP / 'Dockerfile').read_text()
+    keys = {element.text for element in ElementTree.parse(TOP / 'package.xml').getroot()}
+    skipped = re.search(r"--skip-keys[ \\\n]+'([^']+)'", dockerfile)[1].replace('\\', '').split()
+    named = {'faiss': 'faiss-cpu', 'opencv': 'opencv-python-headless'}
+    for key in skipped:
+        assert key in keys
+        library = key.removeprefix('python3-').removesuffix('-pip')
+        assert f"'{named.get(library, library)}" in (TOP / 'setup.py').read_text()
+    pinned = re.search(r'^TORCH \?= (\S+)$', (TOP / 'Makefile').read_text(), re.MULTILINE)[1]
+    assert f'ARG TORCH={pinned}\n' in dockerfile
 
 
 def test_the_pages_hold_no_gaps_and_no_dead_links():

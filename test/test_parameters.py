@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rclpy
@@ -13,6 +14,7 @@ import yaml
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
 from saliency_i2ploc_ros.ros import diagnostics
+from saliency_i2ploc_ros.ros.check_node import CHECK
 from saliency_i2ploc_ros.ros.parameters import (
     AT_START,
     declare,
@@ -48,12 +50,13 @@ def make_node():
 
 
 def test_the_pages_show_the_tables():
-    top = CONFIG.parent
-    readme, nodes = ((top / name).read_text() for name in ('README.md', 'docs/nodes.md'))
-    assert markdown(LOCALIZER) in readme, 'write markdown(LOCALIZER) into README.md'
-    for table in (REPLAY, EVALUATOR):
-        assert markdown(table) in nodes, 'write the tables into docs/nodes.md'
-    assert diagnostics.markdown() in nodes, 'write diagnostics.markdown() into docs/nodes.md'
+    docs = CONFIG.parent / 'docs'
+    nodes = (docs / 'nodes.md').read_text()
+    for name, table in {**TABLES, 'check': CHECK}.items():
+        assert f'<!-- table: {name} -->\n{markdown(table)}<!-- end -->' in nodes, \
+            f'write the table of {name} into docs/nodes.md'
+    assert f'-->\n{diagnostics.markdown()}<!-- end -->' in (docs / 'diagnostics.md').read_text(), \
+        'write diagnostics.markdown() into docs/diagnostics.md'
 
 
 @pytest.mark.parametrize(('file', 'names'), [
@@ -103,12 +106,42 @@ def test_declared_values_are_the_given_ones_and_integers_serve_as_numbers(make_n
     assert node.describe_parameter('top_k').description
 
 
-def test_an_empty_list_is_the_default_of_extrinsics(make_node):
+def test_lists_are_empty_until_they_are_given(make_node):
     node = make_node()
     declare(node, LOCALIZER)
-    assert values(node, LOCALIZER)['camera_extrinsics'] == []
-    result, = node.set_parameters([Parameter('camera_extrinsics', value=[0.0] * 6)])
-    assert result.successful and values(node, LOCALIZER)['camera_extrinsics'] == [0.0] * 6
+    present = values(node, LOCALIZER)
+    assert present['camera_extrinsics'] == present['cameras'] == []
+    for name, value in (('camera_extrinsics', [0.0] * 6), ('camera_extrinsics', [0.0] * 21),
+                        ('cameras', ['front', '~/left', '/car/rear_2']), ('cameras', [])):
+        result, = node.set_parameters([Parameter(name, value=value)])
+        assert result.successful, result.reason
+        assert values(node, LOCALIZER)[name] == value
+
+
+@pytest.mark.parametrize(('written', 'cameras'), [
+    ('[front, left]', ['front', 'left']), ("['front']", ['front']), ('[]', [])])
+def test_names_come_from_the_command_line(written, cameras):
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    context = Context()
+    rclpy.init(context=context, domain_id=101,
+               args=['--ros-args', '-p', f'cameras:={written}'])
+    node = Node('n', context=context)
+    try:
+        declare(node, LOCALIZER)
+        assert values(node, LOCALIZER)['cameras'] == cameras
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_what_waits_for_configure_says_so(make_node):
+    node, said = make_node(), []
+    node.get_logger = lambda: SimpleNamespace(info=said.append)
+    declare(node, LOCALIZER)
+    assert said == []
+    node.set_parameters([Parameter('map_points', value=10), Parameter('min_score', value=0.5)])
+    node.set_parameters([Parameter('map_points', value=-1)])
+    assert said == ['map_points takes effect when the node is configured again']
 
 
 @pytest.mark.parametrize(('name', 'value', 'reason'), [
@@ -118,8 +151,14 @@ def test_an_empty_list_is_the_default_of_extrinsics(make_node):
     ('temperature', 0.0, 'temperature must be above 0.0'),
     ('top_k', 0, 'parameter refused: top_k must be at least 1, not 0'),
     ('image_transport', 'theora', 'image_transport must be one of raw, compressed'),
-    ('camera_extrinsics', [1.0, 2.0], '0 or 6 or 7 numbers'),
+    ('camera_extrinsics', [1.0, 2.0], '6 or 7 numbers for each camera, not 2'),
     ('camera_extrinsics', [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, float('inf')], 'a list of numbers'),
+    ('cameras', ['front', 'rear view'], "'rear view', which cannot begin the name of a topic"),
+    ('cameras', ['front', ''], "has '', which cannot begin"),
+    ('cameras', ['front', '/a/left', 'front'], 'must be different names'),
+    ('cameras', 'front', "must be a list of names, like [front, left], not 'front'"),
+    ('cameras', [1, 2], 'must be a list of names'),
+    ('publish_tf', 'odom', 'publish_tf must be one of none, map_to_odom, map_to_base'),
     ('map_points', -1, 'out of range'),
     ('autostart', 'yes', 'true or false'),
 ])

@@ -402,7 +402,7 @@ def test_a_map_on_disk_answers_as_it_was_built(world, cache, tmp_path):
     from saliency_i2ploc_ros.cli import build_map
     build_map.command(out=tmp_path / 'map', root=world / 'data', drive='0000', cloud=None,
                       trajectory=None, scale=1.0, model=world / 'model', spacing=None,
-                      picture=None, overwrite=False, device='cpu')
+                      headings=None, picture=None, overwrite=False, device='cpu')
     output = evaluate(world / 'data', '--drive', '0000', '--map', tmp_path / 'map', '--model',
                       world / 'model', '--out', tmp_path / 'a')
     assert 'Recall@1' in output and 'image to cloud, skyline' in output

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, norm
 
-from saliency_i2ploc_ros.evaluation.pose_errors import anees, calibration, planar_errors
+from saliency_i2ploc_ros.evaluation.acceptance import acceptance
+from saliency_i2ploc_ros.evaluation.pose_errors import (
+    anees,
+    calibration,
+    planar_errors,
+    reliability,
+    RELIABILITY_LEVELS,
+)
 from saliency_i2ploc_ros.evaluation.summary import latency, Record, summarize
+from saliency_i2ploc_ros.evaluation.verdict import verdict_entry
 from saliency_i2ploc_ros.geometry.poses import planar
 
 P = np.diag([9.0, 16.0, 25.0, 0.1, 0.1, 0.01])
@@ -137,3 +145,59 @@ def test_gaussian_errors_are_found_calibrated():
 def test_yaw_errors_wrap_at_the_seam():
     error = planar_errors(planar(0, 0, np.pi - 0.01), planar(0, 0, -np.pi + 0.01))
     assert error[0, 2] == pytest.approx(-0.02)
+
+
+def test_a_reliability_diagram_of_honest_and_of_bold_covariances():
+    rng = np.random.default_rng(3)
+    L = np.array([[3.0, 0.0, 0.0], [1.0, 2.0, 0.0], [0.02, 0.01, 0.1]])
+    errors = rng.normal(size=(4000, 3)) @ L.T
+    covariance = np.eye(6)
+    covariance[np.ix_([0, 1, 5], [0, 1, 5])] = L @ L.T
+    honest = reliability(errors, np.broadcast_to(covariance, (4000, 6, 6)))
+    for shares in honest.values():
+        np.testing.assert_allclose(shares, RELIABILITY_LEVELS, atol=0.035)
+    bold = reliability(errors, np.broadcast_to(covariance / 4.0, (4000, 6, 6)))
+    at = int(np.argmin(np.abs(RELIABILITY_LEVELS - 0.95)))
+    # The 95 % interval of half the sigma is 0.98 sigma wide: 67.3 % of a Gaussian.
+    assert bold['x'][at] == pytest.approx(2 * norm.cdf(norm.ppf(0.975) / 2) - 1, abs=0.03)
+    # And of the plane: chi-squared of two degrees, 1 - exp(-c / 8) with c = -2 log 0.05.
+    assert bold['xy'][at] == pytest.approx(1 - 0.05 ** 0.25, abs=0.03)
+
+
+def test_acceptance_by_hand():
+    """Four images with a place near, one far from any; the surest answer is wrong."""
+    places = np.array([[0.0, 0.0], [100.0, 0.0]])
+
+    def one(second, x_true, x_estimate, confidence, accepted):
+        return Record(second * SECOND, planar(x_estimate, 0, 0) if accepted else None, P,
+                      None if accepted else 'ambiguous', truth=planar(x_true, 0, 0),
+                      estimate=np.array([x_estimate, 0.0, 0.0]), confidence=confidence)
+
+    records = [one(1, 0, 100, 0.9, True), one(2, 5, 0, 0.8, True), one(3, 100, 99, 0.6, True),
+               one(4, 0, 3, 0.4, False), one(5, 50, 0, 0.7, True),
+               record(6, None, planar(90, 0, 0), rejection='no_texture'),
+               record(7, planar(0, 0, 0), None)]
+    found = acceptance(records, places)
+    assert found['curve']['confidence'] == [0.9, 0.8, 0.7, 0.6, 0.4]
+    assert found['curve']['precision'] == pytest.approx([0, 1 / 2, 1 / 3, 2 / 4, 3 / 5])
+    assert found['curve']['recall'] == pytest.approx([0, 1 / 5, 1 / 5, 2 / 5, 3 / 5])
+    assert found['chosen'] == pytest.approx(
+        {'precision': 2 / 4, 'recall': 2 / 5, 'accepted_share': 4 / 6})
+    assert found['recall_at_full_precision'] == 0.0
+    assert found['full_precision_threshold'] is None
+    assert found['f1_threshold'] == 0.4 and found['f1_max'] == pytest.approx(0.6)
+    assert acceptance(records[-1:], places) is None
+
+
+@pytest.mark.parametrize(('limits', 'failures'), [
+    ({}, 0), ({'min_images': 5}, 1), ({'min_recall_at_1': 0.6}, 1), ({'min_recall_at_1': 0.5}, 0),
+    ({'max_false_accept_rate': 0.2}, 1), ({'min_accepted_share': 0.8}, 1)])
+def test_the_verdict(limits, failures):
+    summary = {'coverage': {'attempted': 4, 'accepted': 3},
+               'recall': {'at': {'1': {'recall': 0.5}}}, 'errors': {'false_accept_rate': 0.25}}
+    found = verdict_entry(summary, limits)
+    assert len(found['failures']) == failures
+    assert (found['passed'], found['exit_code']) == ((False, 2) if failures else (True, 0))
+    unknown = {**summary, 'recall': None, 'errors': {'false_accept_rate': None}}
+    if 'min_recall_at_1' in limits or 'max_false_accept_rate' in limits:
+        assert 'unknown' in verdict_entry(unknown, limits)['failures'][0]

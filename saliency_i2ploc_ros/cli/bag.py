@@ -19,19 +19,28 @@ def command(
         '--compressed', help='Image files as they are, not raw images.')] = False,
     camera: Annotated[list[str] | None, typer.Option(
         help='Take only this camera (repeat the option); all, if none is named.')] = None,
+    lidar: Annotated[bool, typer.Option(help='Take the LiDAR scans too.')] = True,
+    first: Annotated[int | None, typer.Option(
+        min=0, help="The first frame, by the data set's number.")] = None,
+    last: Annotated[int | None, typer.Option(
+        min=0, help="The last frame, by the data set's number.")] = None,
+    every: Annotated[int, typer.Option(
+        min=1, help='Take each n-th frame only, of all sensors the same.')] = 1,
     overwrite: Annotated[bool, typer.Option(
         '--overwrite', help='Replace what is at OUT.')] = False,
 ) -> None:
     """
     Convert a drive to a rosbag2 directory that ROS 2 plays and the replay node reads.
 
-    It holds rectified images with their CameraInfo, LiDAR scans, ground truth where the drive has
-    poses, and /tf_static. Stamps are the sensors' own, to the nanosecond.
+    It holds images with their CameraInfo, LiDAR scans, ground truth where the drive has poses, and
+    /tf_static. Stamps are the sensors' own, to the nanosecond. The bag appears when it is whole; a
+    run that was interrupted leaves nothing and is simply repeated.
     """
-    from ..data.bags import BagReader, write_bag
+    from ..data.bags import BagReader, part_of, write_bag
     from ..data.readers import open_drive
 
-    write_bag(open_drive(root, drive), out, storage, compressed, camera, overwrite)
+    part = part_of(open_drive(root, drive), camera, lidar, first, last, every)
+    write_bag(part, out, storage, compressed, camera, overwrite)
     with BagReader(out) as bag:
         typer.echo(f'{out}: {(bag.end_ns - bag.start_ns) / 1e9:.1f} s')
         for topic, count in sorted(bag.counts.items()):

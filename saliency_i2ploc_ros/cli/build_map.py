@@ -37,6 +37,9 @@ def command(
         help='Folder of the model; default: the shipped one.')] = None,
     spacing: Annotated[float | None, typer.Option(
         help="Distance between places, metres; default: the model's.")] = None,
+    headings: Annotated[int | None, typer.Option(
+        min=1, help='Views of each place, evenly all around, for vehicles that may look anywhere; '
+        "default: the model's own, along the street.")] = None,
     picture: Annotated[Path | None, typer.Option(
         help='Picture (PNG) of the map from above, with its places.')] = None,
     overwrite: Annotated[bool, typer.Option(
@@ -54,6 +57,7 @@ def command(
     from ..distributed import device_of, in_turn, start, stop, world
     from ..encoders.files import load_model
     from ..mapping.builder import build_database
+    from ..mapping.views import headings as all_around
 
     if out.exists() and not overwrite:
         raise InputError(f'{out} exists already: name another folder or pass --overwrite')
@@ -65,7 +69,8 @@ def command(
     with in_turn(here):
         store = submaps(root, drive, cloud, trajectory, scale, config)
     where = str(device_of()) if here.size > 1 else on_device(device)
-    database = build_database(store, loaded.to(where), out, overwrite, world=here)
+    views = None if headings is None else all_around(headings, loaded.config.views)
+    database = build_database(store, loaded.to(where), out, overwrite, world=here, views=views)
     stop(here)
     if not here.writes:
         return

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from ..errors import InputError
 from ..progress import console
 from ..storage import read_json, shared_directory, write_json
@@ -40,6 +41,9 @@ def command(
     )] = 0.0,
     domain: Annotated[int | None, typer.Option(
         min=0, max=101, help='ROS_DOMAIN_ID of the nodes; default: one of 1 to 100.')] = None,
+    prepare: Annotated[bool, typer.Option(
+        '--prepare', help='Only make city, map and bag, as demo.launch.py replays them; what is '
+        'there already of this city and model stays.')] = False,
 ) -> None:
     """
     Generate a city, map it, and localize another drive through it with the ROS 2 nodes.
@@ -48,19 +52,24 @@ def command(
     The nodes (localizer, replay, evaluator) are processes of their own and talk over DDS, on this
     host only. Ends with a table, OUT/results/overview.png and one line of figures.
     """
-    if importlib.util.find_spec('rclpy') is None:
+    if not prepare and importlib.util.find_spec('rclpy') is None:
         raise InputError('the demo runs ROS 2 nodes, and rclpy cannot be imported: use `make '
                          'demo`, which installs it, or source a ROS 2 installation')
     from ..data.bags import write_bag
     from ..data.city.generate import generate_city
     from ..data.readers import open_drive
     from ..data.submaps import submaps_of_drive
-    from ..encoders.files import load_model
+    from ..encoders.files import encoder_hash, load_model
     from ..evaluation.report import summary_table
     from ..mapping.builder import build_database
 
     model_path = model or shared_directory('models') / 'city'
     encoder = load_model(model_path)
+    made = {'made by': 'i2ploc demo', 'version': __version__, 'seed': seed, 'length_m': length,
+            'model': encoder_hash(encoder)}
+    if prepare and (out / MARK).is_file() and read_json(out / MARK) == made:
+        typer.echo(f'{out}: city, map and bag are there already')
+        return
     clear(out)
     started = time.monotonic()
     # Two demos on one host should not hear each other.
@@ -80,6 +89,9 @@ def command(
 
     step(3, f'the second drive as a bag of {len(driven.cameras["image_00"])} images')
     write_bag(replace(driven, lidar=None), out / 'bag')
+    write_json(out / MARK, made)
+    if prepare:
+        return
 
     step(4, f'localizer, evaluator and replay as processes, in ROS domain {domain}')
     run_nodes(out, model_path, driven.cameras['image_00'].T_base_sensor, rate, domain)
@@ -143,14 +155,15 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
 def _node(
     logs: Path, name: str, domain: int, remaps: list[str], parameters: dict[str, Any],
 ) -> subprocess.Popen[bytes]:
+    from ..ros.running import ONLY_THIS_HOST
+
     arguments = [sys.executable, '-m', f'saliency_i2ploc_ros.ros.{name}_node', '--ros-args']
     for remap in remaps:
         arguments += ['-r', remap]
     for key, value in parameters.items():
         arguments += ['-p', f'{key}:={json.dumps(value)}']
     logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain),
-                   'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain), **ONLY_THIS_HOST}
     with (logs / f'{name}.log').open('wb') as log:
         return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
 

@@ -28,7 +28,7 @@ def command(
     root: Annotated[Path, typer.Argument(help='The data set that holds the drive that asks.')],
     out: Annotated[Path, typer.Option(
         help='Folder for report.md, report.html, evaluation.json, queries.csv and pictures; with '
-        '--map also summary.json, fixes.tum, truth.tum, overview.png, errors.png.')],
+        '--map also those of `i2ploc evaluate-bag`.')],
     drive: Annotated[str | None, typer.Option(
         help='Name of the drive that asks; may be left out if there is one.')] = None,
     map_path: Annotated[Path | None, typer.Option(
@@ -74,6 +74,11 @@ def command(
     runtime: Annotated[str, typer.Option(
         help='What localizes in --map: torch with the weights, or their export (`i2ploc export`) '
         'as pt2 or onnx.')] = 'torch',
+    precision: Annotated[str, typer.Option(
+        help='Of what localizes in --map: fp32, fp16, bf16, or auto (fp16 on CUDA, else fp32).',
+    )] = 'auto',
+    acceleration: Annotated[str, typer.Option(
+        help='Of what localizes in --map: none, compile or graph (CUDA graphs).')] = 'none',
 ) -> None:
     """
     Judge how well places are found again, under a stated protocol.
@@ -106,7 +111,7 @@ def command(
     start(here)
     opened = open_drive(root, drive)
     localizer = None if map_path is None else localizer_of(
-        folder, map_path, min_score, min_weight, device, runtime)
+        folder, map_path, min_score, min_weight, device, runtime, precision, acceleration)
     database: Drive | PlaceDatabase | None = None
     if localizer is not None:
         database = localizer.database
@@ -169,14 +174,17 @@ def drive_of(split: Split, root: Path) -> str:
 
 def localizer_of(
     folder: Path, map_path: Path, min_score: float | None, min_weight: float | None, device: str,
-    runtime: str,
+    runtime: str, precision: str = 'auto', acceleration: str = 'none',
 ) -> Localizer:
     """Return the localizer of model and map, with these thresholds where they are given."""
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.localizer import open_localizer
     given: dict[str, Any] = {'min_score': min_score, 'min_weight': min_weight}
     config = LocalizerConfig(**{key: value for key, value in given.items() if value is not None})
-    return open_localizer(folder, map_path, config, device, runtime)
+    found = open_localizer(folder, map_path, config, device, runtime, precision, acceleration)
+    for note in found.model.notes:
+        typer.echo(f'note: {note}', err=True)
+    return found
 
 
 def model_of(folder: Path, device: str, here: World) -> DualEncoder:
@@ -235,7 +243,10 @@ def judge_and_report(
                for name in dict.fromkeys((site['map_drive'], *site['query_drives']))]
     check = check_split(tested, read_provenance(folder), trained, split, built_from)
     names = {'overview.png': 'Fixes of the localizer on the map, and queries beside submaps.',
-             'errors.png': 'Errors of the fixes that were accepted.'}
+             'errors.png': 'Errors of the fixes that were accepted.',
+             'acceptance.png': 'Precision and recall as more or fewer fixes are accepted.',
+             'reliability.png': 'Shares of the errors within what the covariances say.',
+             'worst.png': 'The worst fixes that were accepted.'}
     pictures = [(name, text) for name, text in names.items()
                 if with_fixes and (out / name).is_file()]
     evaluation = write_evaluation(

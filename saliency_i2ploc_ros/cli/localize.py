@@ -28,6 +28,10 @@ def command(
     runtime: Annotated[str, typer.Option(
         help='What runs the model: torch with its weights, or its export (`i2ploc export`) as '
         'pt2 or onnx.')] = 'torch',
+    precision: Annotated[str, typer.Option(
+        help='Of runtime torch: fp32, fp16, bf16, or auto (fp16 on CUDA, else fp32).')] = 'auto',
+    acceleration: Annotated[str, typer.Option(
+        help='Of runtimes torch and pt2: none, compile or graph (CUDA graphs).')] = 'none',
 ) -> None:
     """
     Say where one image was taken: the vehicle's position and heading in the map.
@@ -43,7 +47,10 @@ def command(
     pixels = read_image(image)
     pinhole = None if camera is None else parse_camera(camera, pixels.shape[1], pixels.shape[0])
     model = model or shared_directory('models') / 'city'
-    localizer = open_localizer(model, map_path, device=device, runtime=runtime)
+    localizer = open_localizer(model, map_path, device=device, runtime=runtime,
+                               precision=precision, acceleration=acceleration)
+    for note in localizer.model.notes:
+        typer.echo(f'note: {note}', err=True)
     T_base_camera = planar(0.0, 0.0, math.radians(yaw)) @ transform(R_base_optical)
     answer = localizer.localize(pixels, pinhole, T_base_camera).as_dict()
     typer.echo(json.dumps(answer, indent=2) if as_json else in_words(answer))

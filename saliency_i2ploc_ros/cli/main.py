@@ -15,13 +15,16 @@ from . import (
     ablate,
     bag,
     build_map,
+    calibrate,
     city,
     demo,
     evaluate,
+    evaluate_bag,
     export,
     localize,
     model,
     saliency,
+    scene,
     show,
     train,
 )
@@ -50,8 +53,9 @@ def root(
 
 for name, module in {
         'demo': demo, 'city': city, 'show': show, 'train': train, 'model': model,
-        'build-map': build_map, 'localize': localize, 'evaluate': evaluate, 'saliency': saliency,
-        'ablate': ablate, 'export': export, 'bag': bag}.items():
+        'build-map': build_map, 'calibrate': calibrate, 'localize': localize, 'evaluate': evaluate,
+        'evaluate-bag': evaluate_bag, 'saliency': saliency,
+        'scene': scene, 'ablate': ablate, 'export': export, 'bag': bag}.items():
     app.command(name)(module.command)
 
 

@@ -4,13 +4,14 @@ Drives as rosbag2 directories, and rosbag2 directories read; no ROS installation
 Topics of a drive, below its namespace (/kitti360 or /kitti); the log time of a message is its
 header's stamp:
 
-    <camera>/image_rect              sensor_msgs/Image rgb8, in <camera>_optical
-    <camera>/image_rect/compressed   sensor_msgs/CompressedImage instead: the image file as it is
-    <camera>/camera_info             sensor_msgs/CameraInfo, before each image
-    velodyne_points                  sensor_msgs/PointCloud2 x y z intensity, in velodyne
-    ground_truth/pose                geometry_msgs/PoseStamped: base_link in map, at the stamp of
-                                     each image and scan that has a pose
-    /tf_static                       base_link to velodyne, imu_link and <camera>_optical
+    <camera>/image_rect         sensor_msgs/Image rgb8, in <camera>_optical; of a camera that is
+                                not rectified (a fisheye) <camera>/image_raw
+    .../compressed              sensor_msgs/CompressedImage instead: the image file as it is
+    <camera>/camera_info        sensor_msgs/CameraInfo, before each image
+    velodyne_points             sensor_msgs/PointCloud2 x y z intensity, in velodyne
+    ground_truth/pose           geometry_msgs/PoseStamped: base_link in map, at the stamp of each
+                                image and scan that has a pose
+    /tf_static                  base_link to velodyne, imu_link and <camera>_optical
 
 There is no /clock in a bag: the player makes it.
 """
@@ -18,11 +19,12 @@ There is no /clock in a bag: the player makes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+import shutil
 import sqlite3
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +37,54 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.typesys import get_typestore, Stores
 
 from ..errors import InputError
 from ..geometry.cameras import Pinhole
-from ..geometry.poses import to_quaternion
 from ..progress import track
 from ..storage import atomic_directory
-from .drive import CameraStream, checked_image, Drive, Stream
+from . import bag_messages
+from .bag_messages import can_describe, typestore
+from .drive import CameraStream, Drive, Stream
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
-# The newest metadata that Humble reads as well as Jazzy (9 changed how QoS is written).
+# The newest metadata that Humble reads as well as all later ones (since version 9, of Jazzy, QoS
+# is no longer text, which Humble refuses: rosbag2#1895, rosbag2#2013).
 METADATA_VERSION: Literal[8] = 8
-
-typestore = get_typestore(Stores.ROS2_JAZZY)
 
 # What is written at one stamp: the topic, the message's type, and what makes the message.
 Event = tuple[int, str, str, Callable[[], Any]]
+AnyStream = TypeVar('AnyStream', bound=Stream)
+
+
+def part_of(
+    drive: Drive, cameras: Collection[str] | None = None, lidar: bool = True,
+    first: int | None = None, last: int | None = None, every: int = 1,
+) -> Drive:
+    """
+    Return a part of a drive: these cameras, and these frames of all sensors.
+
+    cameras: names, None for all; a missing one is an InputError. first, last: the data set's frame
+    numbers, both inclusive. every: keep the frames whose number is `first` (or the drive's
+    lowest) and each n-th after it, so that sensors stay in step.
+    """
+    if every < 1:
+        raise InputError(f'every n-th frame is to be kept, and n is {every}: give 1 or more')
+    names = drive.cameras if cameras is None else [drive.camera_named(name) for name in cameras]
+    sensors: list[Stream] = [*drive.cameras.values(), *([drive.lidar] if drive.lidar else [])]
+    lowest = min((int(s.ids.min()) for s in sensors if len(s)), default=0)
+    start = lowest if first is None else first
+
+    def kept(stream: AnyStream) -> AnyStream:
+        ids = stream.ids
+        keep = np.flatnonzero((ids >= start) & ((ids - start) % every == 0)
+                              & (ids <= (ids if last is None else last)))
+        return replace(stream, ids=ids[keep], stamps_ns=stream.stamps_ns[keep],
+                       paths=[stream.paths[i] for i in keep], T_map_base=stream.T_map_base[keep])
+
+    return replace(
+        drive, lidar=kept(drive.lidar) if lidar and drive.lidar is not None else None,
+        cameras={name: kept(drive.cameras[name]) for name in names
+                 if cameras is not None or can_describe(drive.cameras[name].camera)})
 
 
 def write_bag(
@@ -62,18 +95,20 @@ def write_bag(
     Write a drive as a rosbag2 directory, in time order, one message in memory at a time.
 
     storage: 'mcap' or 'sqlite3'. compressed: the image files as they are instead of raw images.
-    cameras: names, or None for all that are perspective ones: of those alone can ROS's CameraInfo
-    say what is known here, others are an InputError. The bag appears whole or not at all. Errors:
-    a drive without images and scans, an unreadable or wrongly sized image, or a full disk is an
-    InputError.
+    cameras: names, or None for all that ROS's CameraInfo can describe (rectified ones and `Mei`
+    fisheyes; naming another is an InputError). For a part of the drive, see `part_of`. The bag
+    appears whole or not at all. Errors: a drive without images and scans, an unreadable or wrongly
+    sized image, or a disk too full is an InputError.
     """
     path = Path(path)
     if storage not in STORAGES:
         raise InputError(f'unknown storage {storage!r}: it is {" or ".join(STORAGES)}')
     events = _events(drive, compressed, cameras)
     if not events:
-        raise InputError(f'{drive.source} has no images and no scans: there is nothing for a bag')
+        raise InputError(f'{drive.source} has no images and no scans there: there is nothing for '
+                         'a bag')
     with atomic_directory(path, overwrite) as temporary:
+        _check_room(drive, compressed, cameras, path)
         inner = temporary / path.name  # the writer makes its folder and names files after it
         try:
             with Writer(inner, version=METADATA_VERSION,
@@ -92,32 +127,58 @@ def write_bag(
         inner.rmdir()
 
 
+def image_topic(drive: Drive, camera: str, compressed: bool = False) -> str:
+    """Return the topic of a camera's images in the bag of a drive."""
+    rectified = isinstance(drive.cameras[camera].camera, Pinhole)
+    return (f'{drive.ros_namespace}/{camera}/image_{"rect" if rectified else "raw"}'
+            + ('/compressed' if compressed else ''))
+
+
+def _streams(drive: Drive, cameras: list[str] | None) -> dict[str, CameraStream]:
+    """Return the cameras that are written."""
+    able = [name for name, stream in drive.cameras.items() if can_describe(stream.camera)]
+    for name in able if cameras is None else cameras:
+        if drive.camera_named(name) not in able:
+            raise InputError(f'a CameraInfo cannot describe the camera {name} of {drive.source}: '
+                             f'name another one ({", ".join(able) or "none here"})')
+    return {name: drive.cameras[name] for name in (able if cameras is None else cameras)}
+
+
+def _check_room(
+    drive: Drive, compressed: bool, cameras: list[str] | None, path: Path,
+) -> None:
+    """Raise InputError where the disk has less room than the bag needs, before hours of work."""
+    needed = 0
+    for stream in _streams(drive, cameras).values():
+        needed += (sum(p.stat().st_size for p in stream.paths if p.is_file()) if compressed
+                   else 3 * stream.camera.width * stream.camera.height * len(stream))
+    if drive.lidar is not None:
+        needed += sum(p.stat().st_size for p in drive.lidar.paths if p.is_file())
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(f'the bag {path} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are '
+                         'free: take compressed images, fewer cameras or frames, or another disk')
+
+
 def _events(drive: Drive, compressed: bool, cameras: list[str] | None) -> list[Event]:
     """Return the messages of a drive in time order, not yet made."""
-    perspective = [name for name, stream in drive.cameras.items()
-                   if isinstance(stream.camera, Pinhole)]
-    names = perspective if cameras is None else cameras
-    streams = {drive.camera_named(name): drive.cameras[name] for name in names}
-    for name in streams:
-        if name not in perspective:
-            raise InputError(f'a CameraInfo cannot describe the camera {name} of {drive.source}: '
-                             f'name a perspective one ({", ".join(perspective) or "none here"})')
+    streams = _streams(drive, cameras)
     space = drive.ros_namespace
     frames: list[Event] = []
     poses: dict[int, NDArray[np.float64]] = {}
     for name, stream in streams.items():
         frame = f'{name}_optical'
-        image_topic = f'{space}/{name}/image_rect' + ('/compressed' if compressed else '')
         kind = f'sensor_msgs/msg/{"CompressedImage" if compressed else "Image"}'
-        make_image = _compressed_image if compressed else _image
+        make = bag_messages.compressed_image if compressed else bag_messages.image
         for i, stamp in enumerate(map(int, stream.stamps_ns)):
             frames.append((stamp, f'{space}/{name}/camera_info', 'sensor_msgs/msg/CameraInfo',
-                           partial(_camera_info, stream, stamp, frame)))
-            frames.append((stamp, image_topic, kind, partial(make_image, stream, i, frame)))
+                           partial(bag_messages.camera_info, stream.camera, stamp, frame)))
+            frames.append((stamp, image_topic(drive, name, compressed), kind,
+                           partial(make, stream, i, frame)))
     if drive.lidar is not None:
         for i, stamp in enumerate(map(int, drive.lidar.stamps_ns)):
             frames.append((stamp, f'{space}/velodyne_points', 'sensor_msgs/msg/PointCloud2',
-                           partial(_cloud, drive, i, stamp)))
+                           partial(bag_messages.cloud, drive, i, stamp)))
     sensors: list[Stream] = [*streams.values(), *([drive.lidar] if drive.lidar else [])]
     for sensor in sensors:
         poses.update((int(sensor.stamps_ns[i]), sensor.T_map_base[i])
@@ -126,7 +187,7 @@ def _events(drive: Drive, compressed: bool, cameras: list[str] | None) -> list[E
         return []
     truth: list[Event] = [
         (stamp, f'{space}/ground_truth/pose', 'geometry_msgs/msg/PoseStamped',
-         partial(_pose, T, stamp)) for stamp, T in poses.items()]
+         partial(bag_messages.pose, T, stamp)) for stamp, T in poses.items()]
     # Of one stamp, the pose comes before the frame and the camera before its image.
     events = sorted(truth + frames, key=lambda event: event[0])
     start = events[0][0]
@@ -137,81 +198,8 @@ def _events(drive: Drive, compressed: bool, cameras: list[str] | None) -> list[E
         mounts['velodyne'] = drive.lidar.T_base_sensor
     if drive.T_base_imu is not None:
         mounts['imu_link'] = drive.T_base_imu
-    return [(start, '/tf_static', 'tf2_msgs/msg/TFMessage', partial(_tf, mounts, start)), *events]
-
-
-def _message(kind: str, **fields: Any) -> Any:
-    package, name = kind.split('/')
-    return typestore.types[f'{package}/msg/{name}'](**fields)
-
-
-def _header(stamp_ns: int, frame: str) -> Any:
-    seconds, rest = divmod(stamp_ns, 10**9)
-    return _message('std_msgs/Header', frame_id=frame, stamp=_message(
-        'builtin_interfaces/Time', sec=seconds, nanosec=rest))
-
-
-def _image(stream: CameraStream, index: int, frame: str) -> Any:
-    image = checked_image(stream, index)
-    height, width = image.shape[:2]
-    return _message('sensor_msgs/Image', header=_header(int(stream.stamps_ns[index]), frame),
-                    height=height, width=width, encoding='rgb8', is_bigendian=0, step=3 * width,
-                    data=np.ascontiguousarray(image).reshape(-1))
-
-
-def _compressed_image(stream: CameraStream, index: int, frame: str) -> Any:
-    checked_image(stream, index)  # a corrupt file must not wait in the bag for its reader
-    path = stream.paths[index]
-    return _message('sensor_msgs/CompressedImage',
-                    header=_header(int(stream.stamps_ns[index]), frame),
-                    format='png' if path.suffix == '.png' else 'jpeg',
-                    data=np.fromfile(path, np.uint8))
-
-
-def _camera_info(stream: CameraStream, stamp_ns: int, frame: str) -> Any:
-    camera = stream.camera
-    assert isinstance(camera, Pinhole)
-    return _message(
-        'sensor_msgs/CameraInfo', header=_header(stamp_ns, frame),
-        height=camera.height, width=camera.width, distortion_model='plumb_bob', d=np.zeros(5),
-        k=camera.K.ravel(), r=np.eye(3).ravel(),
-        p=np.column_stack([camera.K, np.zeros(3)]).ravel(), binning_x=0, binning_y=0,
-        roi=_message('sensor_msgs/RegionOfInterest', x_offset=0, y_offset=0, height=0, width=0,
-                     do_rectify=False))
-
-
-def _cloud(drive: Drive, index: int, stamp_ns: int) -> Any:
-    scan = drive.scan(index)
-    values = np.column_stack([scan.points, scan.intensity]).astype('<f4')
-    fields = [_message('sensor_msgs/PointField', name=name, offset=4 * i, datatype=7, count=1)
-              for i, name in enumerate(('x', 'y', 'z', 'intensity'))]
-    return _message('sensor_msgs/PointCloud2', header=_header(stamp_ns, 'velodyne'), height=1,
-                    width=len(values), fields=fields, is_bigendian=False, point_step=16,
-                    row_step=16 * len(values), data=values.reshape(-1).view(np.uint8),
-                    is_dense=True)
-
-
-def _pose(T: NDArray[np.float64], stamp_ns: int) -> Any:
-    return _message('geometry_msgs/PoseStamped', header=_header(stamp_ns, 'map'), pose=_message(
-        'geometry_msgs/Pose', position=_xyz('geometry_msgs/Point', T), orientation=_turn(T)))
-
-
-def _tf(mounts: dict[str, NDArray[np.float64]], stamp_ns: int) -> Any:
-    return _message('tf2_msgs/TFMessage', transforms=[
-        _message('geometry_msgs/TransformStamped', header=_header(stamp_ns, 'base_link'),
-                 child_frame_id=frame,
-                 transform=_message('geometry_msgs/Transform', rotation=_turn(T),
-                                    translation=_xyz('geometry_msgs/Vector3', T)))
-        for frame, T in mounts.items()])
-
-
-def _xyz(kind: str, T: NDArray[np.float64]) -> Any:
-    return _message(kind, x=float(T[0, 3]), y=float(T[1, 3]), z=float(T[2, 3]))
-
-
-def _turn(T: NDArray[np.float64]) -> Any:
-    x, y, z, w = map(float, to_quaternion(T))
-    return _message('geometry_msgs/Quaternion', x=x, y=y, z=z, w=w)
+    return [(start, '/tf_static', 'tf2_msgs/msg/TFMessage',
+             partial(bag_messages.transforms, mounts, start)), *events]
 
 
 def _qos(latched: bool) -> Qos:
@@ -272,11 +260,15 @@ class BagReader:
         if self._reader.is_open:
             self._reader.close()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
+    def messages(
+        self, topics: Collection[str] | None = None, start_ns: int | None = None,
+        stop_ns: int | None = None,
+    ) -> Iterator[BagMessage]:
         """
         Yield the messages in time order, of all topics or of those named.
 
-        A topic that the bag does not have is an InputError, as is damage that is met on the way.
+        start_ns, stop_ns: only those of a log time from start on and before stop. A topic that the
+        bag does not have is an InputError, as is damage that is met on the way.
         """
         missing = sorted(set(topics or ()) - set(self.topics))
         if missing:
@@ -285,7 +277,7 @@ class BagReader:
         wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
         if not wanted:
             return
-        stream = self._reader.messages(wanted)
+        stream = self._reader.messages(wanted, start_ns, stop_ns)
         while True:
             try:
                 connection, stamp, data = next(stream)

@@ -223,6 +223,8 @@ class ModelConfig(Frozen):
     A dual encoder, and the submaps that it was made for.
 
     views: from where each submap of a map is seen; each view is a place of the database.
+    smooth_m: how far around a place's description is a mean with its neighbours', see
+    `mapping.views.smoothed`; 0: not at all.
     mirrored: both branches describe their picture twice, as it is and in a mirror; each look gives
     half of the descriptor. It asks for pictures in both branches, and a centred camera.
     """
@@ -234,6 +236,7 @@ class ModelConfig(Frozen):
     descriptor_dim: PositiveInt = 256
     submap: SubmapConfig = SubmapConfig()
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)
+    smooth_m: float = Field(default=0.0, ge=0.0)
     mirrored: bool = False
 
     @property

@@ -79,7 +79,7 @@ def read_identity(directory: Path) -> tuple[ModelConfig, str]:
 
 
 def _identity(config: ModelConfig, weights: str) -> str:
-    shaping = config.model_dump(mode='json', exclude={'name', 'submap', 'views'})
+    shaping = config.model_dump(mode='json', exclude={'name', 'submap', 'views', 'smooth_m'})
     return content_hash({'config': shaping, 'weights': weights})
 
 

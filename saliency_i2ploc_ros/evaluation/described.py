@@ -9,7 +9,7 @@ two configurations are never mixed. Under torchrun each process describes its sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import time
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..export.runtime import ImageRuntime, torch_runtime
 from ..geometry.cameras import Camera
 from ..mapping.database import PlaceDatabase
-from ..mapping.views import views_of
+from ..mapping.views import smoothed, views_of
 from ..progress import track
 from ..storage import (
     atomic_directory,
@@ -195,11 +195,13 @@ def describe_images(
 
 def describe_submaps(
     store: SubmapStore, describer: Describer, world: World, views: Sequence[View] = (View(),),
+    smooth_m: float = 0.0,
 ) -> Described:
     """
     Return the descriptors of a store's submaps, each from every one of `views`, one after another.
 
-    The poses are the views'. A view with too few points in sight is skipped.
+    The poses are the views'. A view with too few points in sight is skipped. smooth_m: each is a
+    mean with its neighbours', as in a map (see `mapping.views.smoothed`).
     """
     seen = views_of(store, tuple(views))
     key = content_hash(['cloud', FORMAT, describer.key, store.key,
@@ -214,7 +216,8 @@ def describe_submaps(
                      f'{describer.name}: submaps of {store.name}')
     kept = np.load(folder / 'kept.npy', allow_pickle=False)
     poses = seen.T_map_view(store)[kept]
-    return _described(folder, 'cloud', store.name, poses, seen.submap[kept], count)
+    found = _described(folder, 'cloud', store.name, poses, seen.submap[kept], count)
+    return replace(found, descriptors=smoothed(found.descriptors, poses, smooth_m))
 
 
 def describe_database(

@@ -6,8 +6,10 @@ import numpy as np
 
 from ..data.drive import Drive
 from ..errors import InputError
+from ..localization.fix import Answer, Candidates
 from ..localization.localizer import Localizer
 from ..progress import track
+from .answers import record_of
 from .summary import Record
 
 
@@ -30,19 +32,13 @@ def evaluate_drive(
         raise InputError(f'{drive.source} has no images of {name}: there is nothing to localize')
     records = []
     for i in track(frames, f'localizing {drive.name}'):
-        known = {'stamp_ns': int(stream.stamps_ns[i]), 'truth': stream.T_map_base[i], 'frame': i}
         try:
             image = drive.image(name, i)
-        except InputError:
-            records.append(Record(**known, rejection='unreadable'))
-            continue
-        answer = localizer.localize(image, stream.camera, stream.T_base_sensor)
-        fix = answer.fix
-        records.append(Record(
-            **known, T_map_base=None if fix is None else fix.T_map_base,
-            covariance=None if fix is None else fix.covariance, rejection=answer.rejection,
-            candidates=answer.candidates.T_map_base, places=answer.candidates.indices,
-            milliseconds=answer.milliseconds))
+        except InputError as error:
+            answer = Answer(None, 'unreadable', str(error), Candidates.none(), {})
+        else:
+            answer = localizer.localize(image, stream.camera, stream.T_base_sensor)
+        records.append(record_of(answer, int(stream.stamps_ns[i]), stream.T_map_base[i], i))
     return records
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,23 +33,25 @@ TRUTH, PLACES, GHOST = '#1f5fbf', '#606060', '#aab2bd'
 def draw_overview(
     path: Path, records: Sequence[Record], database: PlaceDatabase,
     image_of: Callable[[Record], NDArray[np.uint8] | None], title: str = '',
+    path_xy: Array | None = None,
 ) -> None:
     """
     Draw the map with true and estimated positions, and three queries beside the submaps found.
 
     records: in the order of their stamps. image_of: returns a record's image (H, W, 3) RGB or
-    None. The three queries are chosen by rule, not by hand: see `queries_to_show`.
+    None. path_xy: (n, 2) the true path; None: that of the records, which has gaps where images
+    were dropped. The three queries are chosen by rule, not by hand: see `queries_to_show`.
     """
     figure = Figure(figsize=(16, 9), dpi=110, layout='constrained')
     grid = figure.add_gridspec(3, 3, width_ratios=[2.1, 1.45, 1.0])
-    _draw_map(figure, figure.add_subplot(grid[:, 0]), records, database)
+    _draw_map(figure, figure.add_subplot(grid[:, 0]), records, database, path_xy)
     for row, (name, record) in enumerate(queries_to_show(records)):
         seconds = (record.stamp_ns - records[0].stamp_ns) * 1e-9
-        _draw_query(figure.add_subplot(grid[row, 1]), record, image_of(record),
-                    f'{name}, at {seconds:.1f} s')
-        _draw_submap(figure.add_subplot(grid[row, 2]), record, database, last=row == 2)
+        draw_query(figure.add_subplot(grid[row, 1]), record, image_of(record),
+                   f'{name}, at {seconds:.1f} s')
+        draw_submap(figure.add_subplot(grid[row, 2]), record, database, last=row == 2)
     figure.suptitle(title or 'Fixes on the map', fontsize=15, fontweight='bold')
-    _save(figure, path)
+    save(figure, path)
 
 
 def queries_to_show(records: Sequence[Record]) -> list[tuple[str, Record]]:
@@ -112,18 +115,20 @@ def draw_errors(path: Path, records: Sequence[Record], title: str = '') -> None:
     right.step(np.maximum(ordered, 0.1), np.arange(1, len(error) + 1) / len(error) * 100.0,
                where='post', color=TRUTH)
     right.set_xscale('log')
+    right.set_xlim(0.1, max(float(error.max()), CORRECT_M) * 2.0)
     right.xaxis.set_major_formatter('{x:g}')
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.axvline(CORRECT_M, color='#c0182b', linewidth=1, linestyle='--')
     median = float(np.median(error))
     right.plot([max(median, 0.1)], [50.0], 'o', color=TRUTH)
-    right.annotate(f'median {median:.1f} m', (max(median, 0.1), 50.0), (8, -4),
+    right.annotate(f'median {median:.1f} m', (max(median, 0.1), 50.0), (-8, 4), ha='right',
                    textcoords='offset points')
     right.set(xlabel='position error [m]', ylabel='fixes with at most this error [%]',
               ylim=(0, 101), title=f'Distribution over {len(error)} fixes')
     for axes in (upper, lower, right):
         axes.grid(alpha=0.3)
     figure.suptitle(title or 'Errors of accepted fixes', fontsize=15, fontweight='bold')
-    _save(figure, path)
+    save(figure, path)
 
 
 def display_cloud(database: PlaceDatabase, most: int = MAP_POINTS) -> Array:
@@ -142,6 +147,7 @@ def display_cloud(database: PlaceDatabase, most: int = MAP_POINTS) -> Array:
 
 def _draw_map(
     figure: Figure, axes: Any, records: Sequence[Record], database: PlaceDatabase,
+    path_xy: Array | None,
 ) -> None:
     cloud = display_cloud(database)
     place_xy = np.asarray(database.T_map_base[:, :2, 3])
@@ -151,10 +157,11 @@ def _draw_map(
     cloud, place_xy = cloud[:, :2] - corner, place_xy - corner
     axes.scatter(*cloud.T, s=_dot(len(cloud), 40_000), color=GHOST, linewidths=0, zorder=0)
     axes.plot(*place_xy.T, '.', color=PLACES, markersize=2.5, label='places of the map', zorder=1)
-    known = [r for r in records if r.has_truth]
-    if known:
-        axes.plot(*(np.stack([r.truth[:2, 3] for r in known]) - corner).T, '-', color=TRUTH,
-                  linewidth=2.0, label='true path', zorder=2)
+    if path_xy is None:
+        path_xy = np.array([r.truth[:2, 3] for r in records if r.has_truth]).reshape(-1, 2)
+    if len(path_xy):
+        axes.plot(*(path_xy - corner).T, '-', color=TRUTH, linewidth=2.0, label='true path',
+                  zorder=2)
     fixed = [r for r in records if r.T_map_base is not None]
     if fixed:
         xy = np.stack([r.T_map_base[:2, 3] for r in fixed if r.T_map_base is not None]) - corner
@@ -195,9 +202,10 @@ def _draw_fixes_by_error(
     bar.set_label('position error [m]')
 
 
-def _draw_query(
+def draw_query(
     axes: Any, record: Record, image: NDArray[np.uint8] | None, name: str,
 ) -> None:
+    """Draw a query's image (H, W, 3) RGB, under its name and what became of it."""
     if record.T_map_base is None:
         verdict = str(record.rejection)
     elif math.isfinite(record.error_m):
@@ -212,7 +220,7 @@ def _draw_query(
         axes.imshow(image)
 
 
-def _draw_submap(axes: Any, record: Record, database: PlaceDatabase, last: bool) -> None:
+def draw_submap(axes: Any, record: Record, database: PlaceDatabase, last: bool) -> None:
     """Draw the best place's submap from above, its vehicle looking up the page."""
     place = int(record.places[0])
     points = np.asarray(database.cloud(place), np.float64)
@@ -267,7 +275,8 @@ def _yaw_error(record: Record) -> float:
     return float(planar_errors(record.T_map_base, record.truth)[0, 2])
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, atomically."""
     FigureCanvasAgg(figure)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format='png')

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from ..geometry.poses import wrap, yaw_of
 
@@ -13,6 +14,8 @@ Array = NDArray[np.float64]
 
 # Of ROS's covariance: x, y and the rotation about z.
 PLANAR = np.ix_([0, 1, 5], [0, 1, 5])
+# Shares of the errors that an honest covariance is to cover, for a reliability diagram.
+RELIABILITY_LEVELS: Array = np.array([*np.arange(0.05, 1.0, 0.05), 0.99])
 
 
 def planar_errors(T_estimate: Array, T_truth: Array) -> Array:
@@ -48,6 +51,23 @@ def calibration(errors: Array, covariances: Array) -> Calibration:
         for i, name in enumerate(('x', 'y', 'yaw'))
     }
     return Calibration(coverage, anees(errors[:, :2], P[:, :2, :2]), anees(errors, P))
+
+
+def reliability(errors: Array, covariances: Array) -> dict[str, Array]:
+    """
+    Return which shares of errors lie where RELIABILITY_LEVELS of a Gaussian's would, by name.
+
+    errors (n, 3) of `planar_errors`, covariances (n, 6, 6). 'x', 'y', 'yaw': within the interval
+    of one axis; 'xy': within the ellipse of the position. Below the level is overconfident.
+    """
+    P = np.stack([covariance[PLANAR] for covariance in covariances])
+    variance = np.diagonal(P, axis1=1, axis2=2)
+    squared = {name: (errors[:, i] ** 2 / variance[:, i], 1)
+               for i, name in enumerate(('x', 'y', 'yaw'))}
+    whitened = np.linalg.solve(P[:, :2, :2], errors[:, :2, None])[:, :, 0]
+    squared['xy'] = (errors[:, :2] * whitened).sum(axis=1), 2
+    return {name: (values[:, None] <= chi2.ppf(RELIABILITY_LEVELS, d)).mean(axis=0)
+            for name, (values, d) in squared.items()}
 
 
 def anees(errors: Array, covariances: Array) -> float:

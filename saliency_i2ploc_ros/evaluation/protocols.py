@@ -131,15 +131,16 @@ def image_side(entries: Entries, describer: Describer, world: World) -> Side:
 
 def cloud_side(
     entries: Entries, describer: Describer, world: World, submap: SubmapConfig,
-    views: Sequence[View] = (View(),),
+    views: Sequence[View] = (View(),), smooth_m: float = 0.0,
 ) -> Side:
     """
     Return the described submaps of the entries that have one, each from all `views`.
 
-    submap: how they are cut, its spacing aside, which is the entries'.
+    submap: how they are cut, its spacing aside, which is the entries'. smooth_m: see
+    `describe_submaps`.
     """
     store = submaps_of_entries(entries, submap, world)
-    found = describe_submaps(store, describer, world, views)
+    found = describe_submaps(store, describer, world, views, smooth_m)
     entry = _entries_of_submaps(entries, store)[found.numbers]
     return Side(found, entry, entries.stamps_ns[entry])
 
@@ -199,6 +200,7 @@ def sides_of(
     """
     # As a map is built for a vehicle; within one drive each place is seen as it was driven past.
     views = config.views if protocol == 'cross_drive' else (View(),)
+    smooth_m = config.smooth_m if protocol == 'cross_drive' and describer.name == 'model' else 0.0
     made: dict[tuple[str, bool], Side] = {}
 
     def side(what: str, asks: bool) -> Side:
@@ -215,7 +217,7 @@ def sides_of(
                 made[key] = image_side(entries, describer, world)
             else:
                 made[key] = cloud_side(entries, describer, world, config.submap,
-                                       (View(),) if asks else views)
+                                       (View(),) if asks else views, 0.0 if asks else smooth_m)
         return made[key]
 
     result = {}

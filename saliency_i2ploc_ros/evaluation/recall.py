@@ -8,9 +8,10 @@ cannot be answered; they are left out of the denominator and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,6 +160,29 @@ def paired_bootstrap(
     if len(a) == 0:
         return float('nan'), float('nan'), float('nan')
     return float(b.mean() - a.mean()), *block_bootstrap(b - a, blocks, level, samples, seed)
+
+
+def block_bootstrap_of(
+    statistics: Callable[[NDArray[np.int64]], Array], blocks: NDArray[np.int64],
+    level: float = 0.95, samples: int = 300, seed: int = 0,
+) -> tuple[Array, Array]:
+    """
+    Return the confidence intervals (s,), (s,) of statistics that are no means.
+
+    statistics: of the rows of some queries, (s,), NaN where one cannot be said. blocks: (q,) of
+    the trajectory, which are drawn whole, as in `block_bootstrap`; with fewer than two all is NaN.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    if len(names) < 2:
+        nothing = np.full(len(statistics(np.arange(len(blocks)))), np.nan)
+        return nothing, nothing
+    rows = np.split(np.argsort(block, kind='stable'), np.cumsum(np.bincount(block))[:-1])
+    drawn = np.stack([statistics(np.concatenate([rows[i] for i in draw]))
+                      for draws in _draws(len(names), samples, seed) for draw in draws])
+    with warnings.catch_warnings():  # of a statistic that is NaN in every draw
+        warnings.simplefilter('ignore', RuntimeWarning)
+        low, high = np.nanquantile(drawn, [0.5 - level / 2.0, 0.5 + level / 2.0], axis=0)
+    return low, high
 
 
 def _by_block(

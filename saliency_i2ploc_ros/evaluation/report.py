@@ -18,38 +18,68 @@ from ..data.trajectories import write_tum
 from ..localization.localizer import Localizer
 from ..mapping.database import PlaceDatabase
 from ..storage import commit, write_json
+from .acceptance import acceptance
+from .answers import write_answers
 from .pictures import draw_errors, draw_overview
 from .summary import Record, summarize
+from .trust_pictures import draw_acceptance, draw_reliability, draw_worst
+from .verdict import verdict_entry
 
 
 def write_report(
     out: Path, records: Sequence[Record], database: PlaceDatabase,
     image_of: Callable[[Record], NDArray[np.uint8] | None], provenance: dict[str, Any],
-    images_in: int | None = None, title: str = '',
+    images_in: int | None = None, title: str = '', limits: dict[str, Any] | None = None,
+    path_xy: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """
     Write a run's results into the folder `out` and return its summary.
 
-    summary.json; fixes.tum (accepted fixes) and truth.tum (the images' true poses), both in the
-    map frame with nine decimals and without alignment; overview.png; errors.png where there is
-    truth. image_of: returns a record's image (H, W, 3) RGB, None if it is not at hand. For the
-    rest see `summarize`.
+    summary.json; answers.jsonl and times.jsonl (`write_answers`); fixes.tum (accepted fixes) and
+    truth.tum (the images' true poses), both in the map frame with nine decimals and without
+    alignment; overview.png; and where there is truth errors.png, acceptance.png, reliability.png
+    and worst.png. image_of: returns a record's image (H, W, 3) RGB, None if it is not at hand.
+    limits: thresholds of the verdict (see `verdict`). path_xy: (n, 2) the true path, to draw;
+    None: that of the records. For the rest see `summarize`.
     """
     ordered = sorted(records, key=lambda record: record.stamp_ns)
     place_xy = database.T_map_base[:, :2, 3]
     summary = summarize(ordered, place_xy, provenance, images_in)
+    summary['acceptance'] = acceptance(ordered, place_xy)
+    summary['verdict'] = verdict_entry(summary, limits or {})
+    write_answers(out, ordered)
     fixes = [(r.stamp_ns, r.T_map_base) for r in ordered if r.T_map_base is not None]
     truth = [(r.stamp_ns, r.truth) for r in ordered if r.has_truth]
     for name, poses in (('fixes.tum', fixes), ('truth.tum', truth)):
         write_tum(out / name, np.array([stamp for stamp, _ in poses], np.int64),
                   np.array([T for _, T in poses]).reshape(-1, 4, 4))
-    draw_overview(out / 'overview.png', ordered, database, image_of, title)
-    if truth and fixes:
-        draw_errors(out / 'errors.png', ordered, title)
-    else:
-        (out / 'errors.png').unlink(missing_ok=True)  # of an earlier run
+    draw_overview(out / 'overview.png', ordered, database, image_of, title, path_xy)
+    _draw_trust(out, ordered, database, image_of, summary, title)
     write_json(out / 'summary.json', summary)
     return summary
+
+
+def _draw_trust(
+    out: Path, records: Sequence[Record], database: PlaceDatabase,
+    image_of: Callable[[Record], NDArray[np.uint8] | None], summary: dict[str, Any], title: str,
+) -> None:
+    """Draw the pictures that the run has something to judge for; an earlier run's go."""
+    judged = summary['errors']['fixes_judged'] > 0
+
+    pictures: list[tuple[str, Any, Callable[[Path], None]]] = [
+        ('errors.png', judged, lambda path: draw_errors(path, records, title)),
+        ('acceptance.png', summary['acceptance'], lambda path: draw_acceptance(
+            path, summary['acceptance'], title)),
+        ('reliability.png', summary['calibration'], lambda path: draw_reliability(
+            path, summary['calibration'], title)),
+        ('worst.png', judged, lambda path: draw_worst(
+            path, records, database, image_of, title)),
+    ]
+    for name, wanted, draw in pictures:
+        if wanted:
+            draw(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def provenance(localizer: Localizer, **given: Any) -> dict[str, Any]:
@@ -57,6 +87,8 @@ def provenance(localizer: Localizer, **given: Any) -> dict[str, Any]:
     return {
         **versions(),
         'model_hash': localizer.model.encoder_hash, 'runtime': localizer.model.runtime,
+        'device': localizer.model.device, 'precision': localizer.model.precision,
+        'acceleration': localizer.model.acceleration,
         'database_identity': localizer.database.identity,
         'localizer': localizer.config.model_dump(),
         **given,
@@ -112,10 +144,17 @@ def summary_table(summary: dict[str, Any], title: str = '') -> Table:
         for axis in ('x', 'y', 'yaw'):
             table.add_row(f'within 1 / 2 / 3 sigma, {axis} (68 / 95 / 100 %)',
                           ' / '.join(f'{100 * share:.0f}' for share in within[axis]) + ' %')
+        table.add_row('ANEES of position (1 is honest)',
+                      f'{summary["calibration"]["anees_xy"]:.2f}')
+    chosen = (summary.get('acceptance') or {}).get('chosen')
+    if chosen is not None:
+        table.add_row('accepted: precision / recall',
+                      f'{_percent(chosen["precision"])} / {_percent(chosen["recall"])}')
     if summary['latency_ms']:
         table.add_section()
     for stage, ms in summary['latency_ms'].items():
-        table.add_row(f'{stage}, p50 / p95', f'{ms["p50"]:.1f} / {ms["p95"]:.1f} ms')
+        table.add_row(f'{stage}, p50 / p95 / p99',
+                      ' / '.join(f'{ms[q]:.1f}' for q in ('p50', 'p95', 'p99')) + ' ms')
     return table
 
 

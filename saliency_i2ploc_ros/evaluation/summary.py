@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry.poses import path_length
-from .pose_errors import calibration, planar_errors
+from .pose_errors import calibration, planar_errors, reliability, RELIABILITY_LEVELS
 from .recall import block_bootstrap, BLOCK_M, one_percent, recall_of_positions, trajectory_blocks
 
 Array = NDArray[np.float64]
@@ -32,7 +32,9 @@ class Record:
     and a rejection. candidates: (k, 4, 4) or (k, 3), poses or positions, best first.
     milliseconds: by stage; a stage that was not reached is 0.0 or absent. truth: (4, 4), NaN where
     it is not known. frame: the image's place in its stream, -1 if there is none. places: (k,)
-    the candidates' numbers in the database, empty if not known.
+    the candidates' numbers in the database, empty if not known. estimate: (3,) where the fix is,
+    or would be had it not been refused, NaN without; confidence: what acceptance went by, NaN
+    without. answer: the answer as a line of JSON, without times; '' if not at hand.
     """
 
     stamp_ns: int
@@ -44,6 +46,9 @@ class Record:
     truth: Array = field(default_factory=NO_TRUTH.copy)
     frame: int = -1
     places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    estimate: Array = field(default_factory=lambda: np.full(3, np.nan))
+    confidence: float = math.nan
+    answer: str = ''
 
     @property
     def has_truth(self) -> bool:
@@ -62,6 +67,11 @@ class Record:
         if self.T_map_base is None or not self.has_truth:
             return float('nan')
         return float(np.linalg.norm(self.T_map_base[:2, 3] - self.truth[:2, 3]))
+
+    @property
+    def estimate_error_m(self) -> float:
+        """Return the planar distance from the truth of what was or would be the fix, or NaN."""
+        return float(np.linalg.norm(self.estimate[:2] - self.truth[:2, 3]))
 
 
 def summarize(
@@ -205,7 +215,9 @@ def _calibration(records: list[Record]) -> dict[str, Any] | None:
     result = calibration(errors[known], covariances[known])
     return {'fixes': int(known.sum()), 'within_1_2_3_sigma': result.coverage,
             'expected': [0.6827, 0.9545, 0.9973], 'anees_xy': result.anees_xy,
-            'anees_xy_yaw': result.anees_xy_yaw}
+            'anees_xy_yaw': result.anees_xy_yaw,
+            'reliability': {'expected': RELIABILITY_LEVELS,
+                            **reliability(errors[known], covariances[known])}}
 
 
 def latency(records: Sequence[Record]) -> dict[str, dict[str, float]]:

@@ -24,7 +24,6 @@ import torch
 from torch import nn, Tensor
 from torch.export import ExportedProgram
 
-from ..encoders.dual import Branch
 from ..encoders.transformer import Attention
 from ..errors import InputError
 
@@ -40,7 +39,7 @@ _PLAIN = ('weight_', 'tensor_', 'model.json', 'archive_', 'byteorder', 'version'
 class _Graph(nn.Module):
     """What leaves a branch when it is exported."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: nn.Module) -> None:
         super().__init__()
         self.branch = branch
 
@@ -49,7 +48,7 @@ class _Graph(nn.Module):
         return encoded.descriptor.float(), encoded.saliency.float()
 
 
-def capture(branch: Branch, inputs: tuple[NDArray[np.float32], ...]) -> ExportedProgram:
+def capture(branch: nn.Module, inputs: tuple[NDArray[np.float32], ...]) -> ExportedProgram:
     """
     Return the graph of a branch in eval mode, for batches of any size.
 
@@ -116,37 +115,42 @@ def _check_unpickled(path: Path) -> None:
                                  'take only what `i2ploc export` wrote')
 
 
-def in_half_precision(branch: Branch) -> Branch:
+def in_half_precision(
+    branch: nn.Module, kind: torch.dtype = torch.float16, fused: bool = False,
+) -> nn.Module:
     """
-    Return a copy whose matrix products and convolutions are in float16, and nothing else.
+    Return a copy whose matrix products and convolutions are in `kind`, and nothing else.
 
     Norms, softmax, the residual stream, the aggregation's sums and the normalisation stay in
     float32, as explicit casts of the graph: so any runtime that obeys types keeps them.
+    fused: with PyTorch's own attention kernel, whose softmax is in float32 inside, but says so in
+    no graph.
     """
     half = copy.deepcopy(branch)
-    _halve(half)
+    _halve(half, kind, fused)
     return half
 
 
-def _halve(module: nn.Module) -> None:
+def _halve(module: nn.Module, kind: torch.dtype, fused: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, Attention):
-            child.fused = False  # whose softmax has no type of its own in a graph
+            child.fused = fused
         if isinstance(child, (Attention, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            setattr(module, name, _InHalf(child))
+            setattr(module, name, _InHalf(child, kind))
         else:
-            _halve(child)
+            _halve(child, kind, fused)
 
 
 class _InHalf(nn.Module):
-    """A layer in float16 between float32; only its first result is brought back to that."""
+    """A layer in half precision between float32; only its first result is brought back to that."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, kind: torch.dtype) -> None:
         super().__init__()
-        self.layer = layer.half()
+        self.layer = layer.to(kind)
+        self.kind = kind
 
     def forward(self, x: Tensor) -> Any:
-        y = self.layer(x.half())
+        y = self.layer(x.to(self.kind))
         return (y[0].float(), *y[1:]) if isinstance(y, tuple) else y.float()
 
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 Run = Callable[..., tuple[Floats, Floats]]
 
 # Cosine to the original below which a graph is refused.
-LIMIT = {'float32': 0.9999, 'float16': 0.999}
+LIMIT = {'float32': 0.9999, 'float16': 0.999, 'bfloat16': 0.999}
 BATCHES = (1, 2, 5)
 
 
@@ -72,7 +72,7 @@ def check_parity(
             if a.shape != b.shape or a.dtype != np.float32:
                 raise InputError(f'{name} is refused: at a batch of {size} its {what} are '
                                  f'{a.shape} {a.dtype} instead of {b.shape} float32')
-        descriptor[str(size)] = float(_unit_cosine(found[0], wanted[0]).min())
+        descriptor[str(size)] = float(unit_cosine(found[0], wanted[0]).min())
         saliency[str(size)] = float(_cosine(found[1], wanted[1]).min())
         difference = max(difference, float(np.abs(found[0] - wanted[0]).max()))
         for what, figure in (('descriptors', descriptor), ('saliency', saliency)):
@@ -87,7 +87,7 @@ def check_parity(
             'apart': float(all_pairs.min())}
 
 
-def _unit_cosine(a: Floats, b: Floats) -> NDArray[np.float64]:
+def unit_cosine(a: Floats, b: Floats) -> NDArray[np.float64]:
     """Return 1 - |a - b|^2 / 2: the cosine of unit vectors, and less if a is none."""
     return np.asarray(1.0 - np.square(a.astype(np.float64) - b).sum(1) / 2.0)
 

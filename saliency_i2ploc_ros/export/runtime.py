@@ -8,6 +8,7 @@ folder of an export itself, which needs no weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 import torch
-from torch import nn
+from torch import nn, Tensor
 
 from ..encoders.config import ModelConfig
 from ..encoders.dual import DualEncoder
@@ -28,8 +29,12 @@ from ..encoders.files import (
     read_identity,
     WEIGHTS,
 )
+from ..encoders.image_input import prepare_image
 from ..errors import InputError
+from ..geometry.cameras import Camera
 from ..storage import read_json, sha256_file
+from .acceleration import ACCELERATIONS, faster, Module, PRECISIONS
+from .device_input import DeviceInput
 from .graphs import needs, read_pt2
 from .parity import check_parity, Floats, Reference, Run
 
@@ -39,56 +44,125 @@ BESIDE = 'export'  # the folder of a model's own export, in the model's folder
 _AGAIN = 'export the model again (i2ploc export)'
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImageRuntime:
     """
-    The image branch of a model, ready to run.
+    The image branch of a model, ready to run in one thread.
 
     runtime: one of `RUNTIMES`. encoder_hash: of the model, the same whatever runs it.
-    run: images (B, 3, H, W) float32 to descriptors (B, D) and saliency (B, N).
+    run: images (B, 3, H, W) float32, arrays or tensors, to descriptors (B, D) and saliency (B, N).
+    device, precision (fp32, fp16, bf16), acceleration (none, compile, graph): what it runs on and
+    how. parity: smallest cosine of its descriptors to those in float32, where it is not that
+    itself. notes: a sentence for each thing that was asked for and could not be had.
+    on_device: prepares images there; None: on the processor.
     """
 
     config: ModelConfig
     encoder_hash: str
     runtime: str
     run: Run
+    device: str = 'cpu'
+    precision: str = 'fp32'
+    acceleration: str = 'none'
+    parity: float | None = None
+    notes: tuple[str, ...] = ()
+    on_device: DeviceInput | None = None
 
-    def descriptors(self, images: Floats) -> Floats:
+    def prepare(self, image: NDArray[np.uint8], camera: Camera | None) -> Floats | Tensor:
+        """Return an RGB image (H, W, 3) as `run` takes it, (3, H', W'); see `prepare_image`."""
+        if self.on_device is not None:
+            return self.on_device(image, camera)
+        return prepare_image(image, camera, self.config.image)
+
+    def descriptors(self, images: Floats | Tensor) -> Floats:
         """Return the descriptors (B, D) float32 of images (B, 3, H, W) float32 as prepared."""
         return self.run(images)[0]
+
+    def close(self) -> None:
+        """Free the model, its graphs and buffers, on CUDA too; nothing can be run after that."""
+        if self.on_device is not None:
+            self.on_device.close()
+        self.on_device, self.run = None, _closed
+        # Compiled and captured modules refer to themselves.
+        gc.collect()
+        if self.device.startswith('cuda'):
+            torch.cuda.empty_cache()
+
+
+def _closed(*_: Any) -> tuple[Floats, Floats]:
+    raise RuntimeError('the model was closed')
 
 
 def torch_runtime(model: DualEncoder) -> ImageRuntime:
     """Return a model as it is, put into eval mode, on the device where it lies."""
+    device = str(next(model.parameters()).device)
     return ImageRuntime(model.config, encoder_hash(model), 'torch',
-                        run_torch(model.eval().image, next(model.parameters()).device))
+                        run_torch(model.eval().image, device), device,
+                        on_device=device_input(model.config, device))
 
 
-def open_runtime(directory: Path, runtime: str, device: str = 'cpu') -> ImageRuntime:
+def open_runtime(
+    directory: Path, runtime: str, device: str = 'cpu', precision: str = 'auto',
+    acceleration: str = 'none',
+) -> ImageRuntime:
     """
     Return the image branch of a model's folder, run by `runtime` on `device`.
 
     With 'pt2' and 'onnx' the folder is that of an export, or of a model with its export in it. An
     export that is not of this model, was altered, or answers its own samples otherwise than the
     model did is an InputError that says what to do; so is a device that is not there.
+    precision, acceleration: of `PRECISIONS` and `ACCELERATIONS`; what cannot be had is left out,
+    and `notes` say so. An export runs in the precision that it was made in.
     """
     directory = Path(directory)
-    if runtime not in RUNTIMES:
-        raise InputError(f'there is no runtime {runtime!r}: take {", ".join(RUNTIMES)}')
+    for what, value, known in (
+            ('runtime', runtime, RUNTIMES), ('precision', precision, PRECISIONS),
+            ('acceleration', acceleration, ACCELERATIONS)):
+        if value not in known:
+            raise InputError(f'there is no {what} {value!r}: take {", ".join(known)}')
     if runtime == 'torch':
         if (directory / MANIFEST).is_file() and not (directory / WEIGHTS).is_file():
             raise InputError(f'{directory} is an export without weights: set the runtime to pt2 '
                              "or onnx, or name the model's own folder")
         check_torch_device(device)
-        return torch_runtime(load_model(directory).to(device))
+        model = load_model(directory).eval()
+        return _made_faster(model.config, encoder_hash(model), runtime, model.image.to(device),
+                            device, precision, acceleration)
     folder = export_folder(directory)
     config, identity, manifest = read_export(folder, directory)
     path = checked_file(folder, manifest, f'image.{runtime}')
-    run = run_pt2(path, device) if runtime == 'pt2' else run_onnx(path, device)
+    made_in = {'float32': 'fp32', 'float16': 'fp16'}[manifest['precision']]
+    notes: tuple[str, ...] = () if precision in ('auto', made_in) else (
+        f'the export was made in {made_in} and runs in that, not in {precision}: '
+        f'{_AGAIN} for another',)
+    module = pt2_module(path, device) if runtime == 'pt2' else None
+    run = run_onnx(path, device) if module is None else run_torch(module, device)
     # Once, with one image: a broken build on this machine must not send fixes.
     sample = read_samples(folder, manifest, 'image').first(1)
     check_parity(run, sample, 'float16', f'{path} on {device}')
-    return ImageRuntime(config, identity, runtime, run)
+    if module is not None:
+        return _made_faster(config, identity, runtime, module, device, 'fp32', acceleration,
+                            made_in, notes)
+    if acceleration != 'none':
+        notes += (f'onnxruntime has no acceleration {acceleration}: the model runs without it',)
+    return ImageRuntime(config, identity, runtime, run, device, made_in, notes=notes)
+
+
+def _made_faster(
+    config: ModelConfig, identity: str, runtime: str, branch: nn.Module, device: str,
+    precision: str, acceleration: str, made_in: str | None = None, notes: tuple[str, ...] = (),
+) -> ImageRuntime:
+    shape = 3, config.image.height, config.image.width
+    found = faster(branch, shape, device, precision, acceleration)
+    return ImageRuntime(
+        config, identity, runtime, run_torch(found.module, device), device,
+        made_in or found.precision, found.acceleration, found.parity, notes + found.notes,
+        device_input(config, device))
+
+
+def device_input(config: ModelConfig, device: str) -> DeviceInput | None:
+    """Return what prepares images on CUDA; None for the processor, where OpenCV is faster."""
+    return DeviceInput(config.image, device) if device.startswith('cuda') else None
 
 
 def export_folder(directory: Path) -> Path:
@@ -146,24 +220,29 @@ def read_samples(folder: Path, manifest: dict[str, Any], branch: str) -> Referen
         raise InputError(f'{path} cannot be read ({error}): {_AGAIN}') from error
 
 
-def run_torch(branch: nn.Module, device: torch.device | str = 'cpu') -> Run:
-    """Return a branch, or a graph's module, as a function of arrays."""
-    def run(*inputs: Floats) -> tuple[Floats, Floats]:
+def run_torch(branch: Module, device: torch.device | str = 'cpu') -> Run:
+    """Return a branch, or a graph's module, as a function of arrays or tensors."""
+    def run(*inputs: Floats | Tensor) -> tuple[Floats, Floats]:
         with torch.inference_mode():
             # An export returns two values, a branch more.
-            descriptor, saliency, *_ = branch(*(torch.from_numpy(v).to(device) for v in inputs))
+            descriptor, saliency, *_ = branch(*(torch.as_tensor(v).to(device) for v in inputs))
             return descriptor.float().cpu().numpy(), saliency.float().cpu().numpy()
     return run
 
 
-def run_pt2(path: Path, device: str = 'cpu') -> Run:
-    """Return a `.pt2` as a function of arrays, by PyTorch on a device, with PyTorch's threads."""
+def pt2_module(path: Path, device: str = 'cpu') -> nn.Module:
+    """Return a `.pt2` as a module of PyTorch on a device."""
     check_torch_device(device)
     program = read_pt2(path)
     if device != 'cpu':
         from torch.export.passes import move_to_device_pass
         program = move_to_device_pass(program, device)
-    return run_torch(program.module(), device)
+    return program.module()
+
+
+def run_pt2(path: Path, device: str = 'cpu') -> Run:
+    """Return a `.pt2` as a function of arrays, by PyTorch on a device, with PyTorch's threads."""
+    return run_torch(pt2_module(path, device), device)
 
 
 def run_onnx(path: Path, device: str = 'cpu') -> Run:

@@ -55,13 +55,18 @@ class Candidates:
 @dataclass(frozen=True)
 class Answer:
     """
-    What became of one image.
+    What became of one image, or of several cameras' images of one moment.
 
     Either `fix` or `rejection` is there, never both. rejection: 'no_texture' (black, white or
     covered), 'low_score' (nothing in the map looks like it), 'ambiguous' (several places do).
     explanation: one sentence for a reader, with the figures that decided.
     milliseconds: time of the stages 'prepare', 'encode', 'search' and 'hypotheses'; 0.0 for those
     that a rejection spared.
+    saliency: by image, how much the network looks at each of its N tokens, (N,); None for one
+    that was not looked at, or by a model that has no saliency. It is not part of `as_dict`.
+    estimate: the fix, or what would be it had it not been refused; None for an image that was not
+    searched. confidence: what acceptance is decided by, 0 to 1; NaN without an estimate. inside:
+    the probability that it was taken in the map, were that as likely as not; NaN if not known.
     """
 
     fix: Fix | None
@@ -69,6 +74,10 @@ class Answer:
     explanation: str
     candidates: Candidates
     milliseconds: dict[str, float]
+    saliency: tuple[NDArray[np.float32] | None, ...] = ()
+    estimate: Fix | None = None
+    confidence: float = math.nan
+    inside: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain numbers and words, ready for JSON."""
@@ -88,6 +97,11 @@ class Answer:
             for index, score, T in zip(self.candidates.indices, self.candidates.scores,
                                        self.candidates.T_map_base, strict=True)
         ]
+        estimate = None if self.estimate is None else {
+            'position_m': self.estimate.T_map_base[:3, 3].tolist(),
+            'yaw_deg': math.degrees(yaw_of(self.estimate.T_map_base)),
+            'confidence': float(self.confidence)}
         return {'accepted': fix is not None, 'rejection': self.rejection,
-                'explanation': self.explanation, 'fix': fix, 'candidates': candidates,
+                'explanation': self.explanation, 'fix': fix, 'estimate': estimate,
+                'candidates': candidates,
                 'milliseconds': {name: round(ms, 3) for name, ms in self.milliseconds.items()}}

@@ -9,6 +9,7 @@ contradict each other, and never falls below what a map of discrete places can k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.spatial.transform import Rotation
 
-from ..geometry.poses import transform
+from ..geometry.poses import planar, transform
 
 Array = NDArray[np.float64]
 
@@ -32,11 +33,13 @@ class LocalizerConfig(BaseModel):
 
     top_k: places searched for each image. temperature: difference of cosines that makes a place
     e times less likely. merge_radius_m: places this near to the best one form its cluster.
-    min_score: cosine of the best place, min_weight: share of the weight in its cluster, below
-    which there is no fix; both, like temperature, were set for the shipped model on cities apart
-    from training and test (its card says what they let through). min_contrast: standard deviation
-    of grey levels (0 to 255) of an image that shows something. The rest are standard deviations
-    that remain when all places agree, see `covariance`.
+    min_probability: of being right, below which there is no fix; outside: how often images come
+    from outside the map, before anything is seen. Both are for a calibrated localizer. Without a
+    calibration min_weight, the share of the weight in the best cluster, decides. min_score: cosine
+    of the best place, below which there is no fix in any case. min_contrast: standard deviation of
+    grey levels (0 to 255) of an image that shows something. The rest are standard deviations
+    that remain when all places agree, see `covariance`; x, y and heading of a calibrated localizer
+    have their own.
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
@@ -44,6 +47,8 @@ class LocalizerConfig(BaseModel):
     top_k: int = Field(default=20, ge=1)
     temperature: float = Field(default=0.03, gt=0.0)
     merge_radius_m: float = Field(default=20.0, gt=0.0)
+    min_probability: float = Field(default=0.95, ge=0.0, le=1.0)
+    outside: float = Field(default=0.05, ge=0.0, lt=1.0)
     min_score: float = Field(default=0.0, ge=-1.0, le=1.0)
     min_weight: float = Field(default=0.7, ge=0.0, le=1.0)
     min_contrast: float = Field(default=4.0, ge=0.0)
@@ -54,17 +59,104 @@ class LocalizerConfig(BaseModel):
 
 
 @dataclass(frozen=True)
+class Retrieved:
+    """
+    What one image found in the map.
+
+    scores: (k,) cosines, best first. indices: (k,) places. T_map_place: (k, 4, 4) their poses.
+    heading: where the camera looks in its vehicle, radians, left positive.
+    """
+
+    scores: NDArray[np.float32]
+    indices: NDArray[np.int64]
+    T_map_place: Array
+    heading: float
+
+
+@dataclass(frozen=True)
+class Joined:
+    """
+    The hypotheses of all images of one moment, best first (see `join`).
+
+    scores: (n,) float64, mean cosines. evidence: (n,) the same less what several images brought
+    twice: what the mixture's weights are made of. indices: (n,) places. T_map_place: (n, 4, 4),
+    turned as the camera of the best hypothesis would see them. heading: of that camera.
+    """
+
+    scores: Array
+    evidence: Array
+    indices: NDArray[np.int64]
+    T_map_place: Array
+    heading: float
+
+
+def join(found: Sequence[Retrieved], config: LocalizerConfig) -> Joined:
+    """
+    Return one mixture of what several images of one moment found; of one image, what it found.
+
+    Each place, turned back by its camera's heading, says where the vehicle would be. For such a
+    pose every image has a score: its own candidate's there (the nearest one within
+    `merge_radius_m` and 45 degrees), or, where it has none, its last candidate's, which is the
+    most that a place not found can have. The pose's score is the mean over the images: weights
+    become the geometric mean of the images' own (a logarithmic opinion pool), so that images that
+    share a mistake do not make it a certainty, and the same image twice says no more than once.
+
+    A pose that m of the images brought is in the mixture about m times: each time it counts 1 / m.
+    """
+    headings = np.array([one.heading for one in found])
+    owner = np.concatenate([np.full(len(one.scores), i) for i, one in enumerate(found)])
+    places = np.concatenate([one.T_map_place for one in found])
+    T_map_base = places @ _turns(-headings)[owner]
+    total, brought = np.zeros(len(owner)), np.zeros(len(owner))
+    for i, one in enumerate(found):
+        own, others = owner == i, owner != i
+        seen, there = _scores_at(T_map_base[others], T_map_base[own], one.scores, config)
+        total[own] += one.scores
+        total[others] += seen
+        brought[own] += 1.0
+        brought[others] += there
+    scores = total / len(found)
+    order = np.argsort(-scores, kind='stable')
+    lead = headings[owner[order[0]]]
+    return Joined(
+        scores[order], (scores - config.temperature * np.log(brought))[order],
+        np.concatenate([one.indices for one in found])[order],
+        # From the places, not from T_map_base: one turned by nothing keeps every bit.
+        (places @ _turns(lead - headings)[owner])[order], float(lead))
+
+
+def _turns(yaws: Array) -> Array:
+    return np.stack([planar(0.0, 0.0, float(yaw)) for yaw in yaws])
+
+
+def _scores_at(
+    poses: Array, T_map_base: Array, scores: NDArray[np.float32], config: LocalizerConfig,
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return what an image with these candidates gives other poses, (n,), and where it has one."""
+    apart = np.linalg.norm(poses[:, None, :2, 3] - T_map_base[None, :, :2, 3], axis=2)
+    # The trace of R_a R_b^T is 1 + 2 cos(angle between them).
+    trace = np.einsum('aij,bij->ab', poses[:, :3, :3], T_map_base[:, :3, :3])
+    alike = (apart <= config.merge_radius_m) & (trace >= 1.0 + 2.0 * math.cos(SAME_HEADING_RAD))
+    there = alike.any(axis=1)
+    nearest = np.where(alike, apart, np.inf).argmin(axis=1)
+    return np.where(there, scores[nearest], scores[-1]).astype(np.float64), there
+
+
+@dataclass(frozen=True)
 class Estimate:
     """
     The mixture's answer.
 
     T_map_place: (4, 4) pose of the map's vehicle at the answer. covariance: (6, 6).
-    cluster: (k,) which hypotheses were averaged. cluster_weight: their share, 0..1.
+    weights: (k,) of the hypotheses. cluster: (k,) which were averaged. alike: (k,) which of these
+    look the same way as the best. cluster_weight: the cluster's share, 0..1.
     """
 
     T_map_place: Array
     covariance: Array
+    weights: Array
     cluster: NDArray[np.bool_]
+    alike: NDArray[np.bool_]
     cluster_weight: float
 
 
@@ -81,8 +173,9 @@ def estimate(
     """
     Return the pose that the retrieved places speak for.
 
-    scores: (k,) cosines, best first. T_map_place: (k, 4, 4) poses of the map's vehicle there.
-    spacing_m: distance between neighbouring places of the map.
+    scores: (k,) cosines, best first (of several images, the evidence of `join`).
+    T_map_place: (k, 4, 4) poses of the map's vehicle there. spacing_m: distance between
+    neighbouring places of the map.
 
     Position: weighted mean of the cluster, the hypotheses within `merge_radius_m` (in the plane)
     of the best. Rotation: weighted chordal mean of those of the cluster that look the same way as
@@ -99,7 +192,7 @@ def estimate(
     rotation = rotations[alike].mean(weights[alike])
     answer = transform(rotation.as_matrix(), positions[0] + offset)
     P = covariance(weights, poses, answer, spacing_m, config)
-    return Estimate(answer, P, cluster, share)
+    return Estimate(answer, P, weights, cluster, alike, share)
 
 
 def covariance(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 import math
 from pathlib import Path
 import time
@@ -12,32 +14,44 @@ from numpy.typing import NDArray
 
 from ..encoders.dual import DualEncoder
 from ..encoders.files import preprocessing_hash
-from ..encoders.image_input import prepare_image
 from ..errors import InputError
 from ..export.runtime import ImageRuntime, open_runtime, torch_runtime
-from ..geometry.cameras import Camera
+from ..geometry.cameras import Camera, Panorama
+from ..geometry.panorama import panorama_mount, stitch
 from ..geometry.poses import planar
 from ..mapping.database import PlaceDatabase
+from .calibration import Calibration, check_calibration, read_calibration, SEARCH
 from .fix import Answer, Candidates, Fix
-from .hypotheses import estimate, LocalizerConfig
+from .hypotheses import estimate, join, LocalizerConfig, Retrieved
+from .trust import judged, REASONS
 
 Array = NDArray[np.float64]
 
 STAGES = ('prepare', 'encode', 'search', 'hypotheses')
 
 
+@dataclass(frozen=True)
+class CameraView:
+    """An image (H, W, 3) uint8 RGB, its camera and mounting, as `Localizer.localize` says."""
+
+    image: NDArray[np.uint8]
+    camera: Camera | None
+    T_base_camera: Array
+
+
 class Localizer:
     """
-    A model and a map, ready to answer images one at a time. It has no memory between them.
+    A model and a map, ready to answer images one moment at a time. It has no memory between them.
 
     model: its image branch, run by whatever `open_runtime` opened; or the model itself, which is
     put into evaluation mode and answers on the device where it lies. It and the database must
-    belong together (`open_localizer` checks their hashes).
+    belong together (`open_localizer` checks their hashes). calibration: what says how far an
+    answer can be trusted; one made for another search than `config`'s is an InputError.
     """
 
     def __init__(
         self, model: ImageRuntime | DualEncoder, database: PlaceDatabase,
-        config: LocalizerConfig | None = None,
+        config: LocalizerConfig | None = None, calibration: Calibration | None = None,
     ) -> None:
         places, dimension = database.descriptors.shape
         if dimension != model.config.descriptor_dim:
@@ -48,6 +62,14 @@ class Localizer:
         self.model = torch_runtime(model) if isinstance(model, DualEncoder) else model
         self.database = database
         self.config = config or LocalizerConfig()
+        self.calibration = calibration
+        if calibration is not None:
+            check_calibration(calibration, {
+                name: getattr(self.config, name) for name in SEARCH}, database.path)
+
+    def close(self) -> None:
+        """Free the model, on CUDA too; nothing can be localized after that."""
+        self.model.close()
 
     def localize(
         self, image: NDArray[np.uint8], camera: Camera | None, T_base_camera: Array,
@@ -65,62 +87,139 @@ class Localizer:
         taken off: it is a metre or two, less than the map's spacing, and the map's own camera had
         one too.
         """
-        check_image(image, camera)
-        turn_back = planar(0.0, 0.0, -camera_yaw(T_base_camera))
+        return self.localize_views([CameraView(image, camera, T_base_camera)])
+
+    def as_seen(self, views: Sequence[CameraView]) -> list[CameraView]:
+        """
+        Return the images as the model takes them: several are one panorama if it sees the circle.
+
+        The panorama is stitched at the model's own size. Its tables are made once for each set of
+        cameras and kept. An image or camera that cannot be used is an InputError.
+        """
+        for view in views:
+            check_image(view.image, view.camera)
+        panorama = self.model.config.image.camera
+        if len(views) == 1 or not isinstance(panorama, Panorama):
+            return list(views)
+        if any(view.camera is None for view in views):
+            raise InputError('a panorama is stitched of images whose cameras are known: give '
+                             'their calibration')
+        mounts = [view.T_base_camera for view in views]
+        for T in mounts:
+            check_mounting(T)
+        image = stitch([view.image for view in views],
+                       [view.camera for view in views if view.camera is not None], mounts,
+                       panorama)
+        return [CameraView(image, panorama, panorama_mount(mounts))]
+
+    def localize_views(self, views: Sequence[CameraView]) -> Answer:
+        """
+        Return where the vehicle is by several cameras' images of one moment; see `localize`.
+
+        What they find is joined into one mixture (`hypotheses.join`), whose scores are means over
+        the images; one image gives what `localize` gives. Images that show nothing are left out
+        as long as others do. For a model that sees the full circle they are stitched first.
+        """
+        if not views:
+            raise InputError('no image was given: at least one is needed')
+        views = self.as_seen(views)
+        headings = [camera_yaw(view.T_base_camera) for view in views]
         config, clock = self.config, _Clock()
 
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        contrast = float(cv2.meanStdDev(grey)[1][0, 0])
-        if contrast < config.min_contrast:
+        contrasts = [_contrast(view.image) for view in views]
+        used = [i for i, contrast in enumerate(contrasts) if contrast >= config.min_contrast]
+        if not used:
             clock.lap('prepare')
-            return Answer(None, 'no_texture', f'the image shows nothing: contrast {contrast:.1f} '
-                          f'of at least {config.min_contrast:g} grey levels',
+            return Answer(None, 'no_texture', f'the image shows nothing: contrast '
+                          f'{max(contrasts):.1f} of at least {config.min_contrast:g} grey levels',
                           Candidates.none(), clock.milliseconds)
-        pixels = np.asarray(prepare_image(image, camera, self.model.config.image))
+        inputs = [self.model.prepare(views[i].image, views[i].camera) for i in used]
         clock.lap('prepare')
 
-        descriptor = self.model.descriptors(pixels[None])
+        encoded = [self.model.run(pixels[None]) for pixels in inputs]
+        saliency: list[NDArray[np.float32] | None] = [None] * len(views)
+        if self.model.config.has_saliency:
+            for i, (_, rows) in zip(used, encoded, strict=True):
+                saliency[i] = rows[0]
         clock.lap('encode')
 
         k = min(config.top_k, len(self.database.descriptors))
-        score_rows, index_rows = self.database.search(descriptor, k)
-        scores, indices = score_rows[0], index_rows[0].astype(np.int64)
+        found = []
+        for i, (descriptor, _) in zip(used, encoded, strict=True):
+            score_rows, index_rows = self.database.search(descriptor, k)
+            indices = index_rows[0].astype(np.int64)
+            found.append(Retrieved(score_rows[0], indices, np.asarray(
+                self.database.T_map_base[indices], np.float64), headings[i]))
         clock.lap('search')
 
-        T_map_place = np.asarray(self.database.T_map_base[indices], np.float64)
-        found = estimate(scores, T_map_place, self.database.spacing_m, config)
-        candidates = Candidates(indices, scores, T_map_place @ turn_back)
-        fix = Fix(found.T_map_place @ turn_back, found.covariance, float(scores[0]))
+        joined = join(found, config)
+        turn_back = planar(0.0, 0.0, -joined.heading)
+        result = estimate(joined.evidence, joined.T_map_place, self.database.spacing_m, config)
+        score = float(joined.scores[0])
+        candidates = Candidates(joined.indices, joined.scores.astype(np.float32),
+                                joined.T_map_place @ turn_back)
+        T_map_base = result.T_map_place @ turn_back
+        trust = judged(joined, result, candidates.T_map_base, T_map_base, config,
+                       self.calibration)
+        fix = Fix(T_map_base, trust.covariance, score)
         clock.lap('hypotheses')
 
-        figures = (f'best similarity {scores[0]:.2f} (at least {config.min_score:g}), '
-                   f'{100 * found.cluster_weight:.0f} % of the weight within '
-                   f'{config.merge_radius_m:g} m of it (at least {100 * config.min_weight:g} %)')
-        if scores[0] < config.min_score:
-            return Answer(None, 'low_score', f'no place looks like the image: {figures}',
-                          candidates, clock.milliseconds)
-        if found.cluster_weight < config.min_weight:
-            return Answer(None, 'ambiguous', f'places far apart look alike: {figures}',
-                          candidates, clock.milliseconds)
-        return Answer(fix, None, f'accepted: {figures}', candidates, clock.milliseconds)
+        figures = trust.figures
+        if len(views) > 1:
+            figures += f', by {len(used)} of {len(views)} images'
+        words = 'accepted' if trust.rejection is None else REASONS[trust.rejection]
+        return Answer(fix if trust.rejection is None else None, trust.rejection,
+                      f'{words}: {figures}', candidates, clock.milliseconds, tuple(saliency), fix,
+                      trust.confidence, trust.inside)
 
 
 def open_localizer(
     model_directory: Path, map_path: Path, config: LocalizerConfig | None = None,
-    device: str = 'cpu', runtime: str = 'torch',
+    device: str = 'cpu', runtime: str = 'torch', precision: str = 'auto',
+    acceleration: str = 'none',
 ) -> Localizer:
     """
     Return the localizer of a model and a map on disk.
 
     runtime: 'torch' runs the model's weights, 'pt2' and 'onnx' its export (see `open_runtime`).
+    precision, acceleration: see `open_runtime`; what became of them say the `notes` of `model`.
     A map that was altered, or made by another model or another preparation of the input, is an
-    InputError that says so; so is a device ('cpu', 'cuda', 'cuda:1') that is not there.
+    InputError that says so; so is a device ('cpu', 'cuda', 'cuda:1') that is not there. The
+    localizer is calibrated where `calibration_for` finds something.
     """
-    model = open_runtime(Path(model_directory), runtime, device)
-    database = PlaceDatabase.open(
-        Path(map_path), model_hash=model.encoder_hash,
-        preprocessing_hash=preprocessing_hash(model.config))
-    return Localizer(model, database, config)
+    model = open_runtime(Path(model_directory), runtime, device, precision, acceleration)
+    try:
+        database = PlaceDatabase.open(
+            Path(map_path), model_hash=model.encoder_hash,
+            preprocessing_hash=preprocessing_hash(model.config))
+        found = calibration_for(model, Path(model_directory), database)
+        return Localizer(model, database, config, found)
+    except InputError:
+        model.close()
+        raise
+
+
+def calibration_for(
+    model: ImageRuntime, model_directory: Path, database: PlaceDatabase,
+) -> Calibration | None:
+    """
+    Return the map's own calibration, or the model's if it is for maps of this kind, or None.
+
+    A map's own that is not for it (the map was built anew, say) is an InputError; the model's is
+    for maps with as many views of a place as it was made with, and is otherwise left alone.
+    """
+    kind = {'encoder_hash': model.encoder_hash,
+            'preprocessing_hash': preprocessing_hash(model.config),
+            'headings': database.schema.views, 'spacing_m': database.spacing_m,
+            'smooth_m': database.schema.smooth_m}
+    own = read_calibration(database.path)
+    if own is not None:
+        check_calibration(own, {**kind, 'map_identity': database.identity}, database.path)
+        return own
+    found = read_calibration(model_directory)
+    if found is not None and all(getattr(found, name) == value for name, value in kind.items()):
+        return found
+    return None
 
 
 def check_image(image: NDArray[np.uint8], camera: Camera | None) -> None:
@@ -134,20 +233,31 @@ def check_image(image: NDArray[np.uint8], camera: Camera | None) -> None:
                          f'{camera.width} x {camera.height}: give the camera info of this stream')
 
 
+def check_mounting(T_base_camera: Array) -> Array:
+    """Return a mounting as (4, 4) float64; one that is not finite numbers is an InputError."""
+    T = np.asarray(T_base_camera, np.float64)
+    if T.shape != (4, 4) or not np.isfinite(T).all():
+        raise InputError('the mounting of the camera (T_base_camera) must be 4 x 4 finite numbers')
+    return T
+
+
 def camera_yaw(T_base_camera: Array) -> float:
     """
     Return the heading of the camera's optical axis in base_link, in radians, left positive.
 
     T_base_camera: (4, 4). An axis within 10 degrees of the vertical has no heading: InputError.
     """
-    T = np.asarray(T_base_camera, np.float64)
-    if T.shape != (4, 4) or not np.isfinite(T).all():
-        raise InputError('the mounting of the camera (T_base_camera) must be 4 x 4 finite numbers')
+    T = check_mounting(T_base_camera)
     x, y = T[0, 2], T[1, 2]
     if math.hypot(x, y) < math.sin(math.radians(10.0)):
         raise InputError('the camera looks straight up or down, which places cannot be matched '
                          'with: check its mounting (T_base_camera, an optical frame)')
     return math.atan2(y, x)
+
+
+def _contrast(image: NDArray[np.uint8]) -> float:
+    """Return the standard deviation of an image's grey levels."""
+    return float(cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[1][0, 0])
 
 
 class _Clock:

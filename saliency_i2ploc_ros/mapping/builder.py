@@ -13,13 +13,14 @@ import torch
 from ..data.submaps import SubmapStore, thin
 from ..distributed import barrier, gather_rows, share, start, World
 from ..encoders.cloud_input import cloud_input
+from ..encoders.config import View
 from ..encoders.dual import DualEncoder
 from ..encoders.files import encoder_hash, preprocessing_hash
 from ..errors import InputError
 from ..geometry.poses import apply, inverse
 from ..progress import track
 from .database import PlaceDatabase, write_database
-from .views import Views, views_of
+from .views import smoothed, Views, views_of
 
 DISPLAY_POINTS = 4096
 _BATCH = 16
@@ -44,9 +45,10 @@ class EncodedSubmaps(NamedTuple):
 
 def encode_submaps(
     store: SubmapStore, model: DualEncoder, batch: int = _BATCH, world: World = World(),
+    views: tuple[View, ...] | None = None,
 ) -> EncodedSubmaps:
     """
-    Return the descriptors of the model's views of a store's submaps.
+    Return the descriptors of views of a store's submaps; of the model's own, if none are given.
 
     Views with too few points are left out. The model works in eval mode and on its own device,
     and is left in the mode it was in. world: each process encodes its share, and has all of them.
@@ -54,13 +56,15 @@ def encode_submaps(
     was_training = model.training
     model.eval()
     try:
-        return _encode(store, model, batch, world)
+        return _encode(store, model, batch, world, views or model.config.views)
     finally:
         model.train(was_training)
 
 
-def _encode(store: SubmapStore, model: DualEncoder, batch: int, world: World) -> EncodedSubmaps:
-    views = views_of(store, model.config.views)
+def _encode(
+    store: SubmapStore, model: DualEncoder, batch: int, world: World, of_each: tuple[View, ...],
+) -> EncodedSubmaps:
+    views = views_of(store, of_each)
     mine = share(len(views.submap), world)
     device = next(model.parameters()).device
     # A view that cannot be encoded is a row of NaN until all rows are there.
@@ -78,8 +82,9 @@ def _encode(store: SubmapStore, model: DualEncoder, batch: int, world: World) ->
     found = gather_rows(torch.from_numpy(rows).to(device), len(views.submap), world).cpu().numpy()
     kept = np.flatnonzero(np.isfinite(found).all(1))
     views = Views(views.submap[kept], views.T_base_view[kept])
-    return EncodedSubmaps(found[kept], views.submap, views.T_base_view, views.T_map_view(store),
-                          len(found) - len(kept))
+    poses = views.T_map_view(store)
+    return EncodedSubmaps(smoothed(found[kept], poses, model.config.smooth_m), views.submap,
+                          views.T_base_view, poses, len(found) - len(kept))
 
 
 def _descriptors(
@@ -95,7 +100,7 @@ def _descriptors(
 
 def build_database(
     store: SubmapStore, model: DualEncoder, path: Path, overwrite: bool = False,
-    batch: int = _BATCH, world: World = World(),
+    batch: int = _BATCH, world: World = World(), views: tuple[View, ...] | None = None,
 ) -> PlaceDatabase:
     """
     Encode the submaps and write them as a place database; return it, opened.
@@ -103,7 +108,8 @@ def build_database(
     Views with too few points are left out, with a warning that counts them. Submaps of
     another size than the model was made for, an existing `path` without `overwrite`, and a store
     of which nothing can be encoded are InputErrors; then nothing is written. world: the processes
-    of `torchrun` share the work, and the first one writes.
+    of `torchrun` share the work, and the first one writes. views: of each submap, None for the
+    model's own.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -113,7 +119,7 @@ def build_database(
             f'the submaps are {store.config.size_m:g} m wide and the model {model.config.name!r} '
             f"was made for {model.config.submap.size_m:g} m: cut them with the model's settings")
     start(world)
-    encoded = encode_submaps(store, model, batch, world)
+    encoded = encode_submaps(store, model, batch, world, views)
     if len(encoded.indices) == 0:
         raise InputError(f'none of the {len(store)} submaps of {store.name} has enough points in '
                          "view to be encoded: check its scans and the trajectory's directions")
@@ -123,6 +129,8 @@ def build_database(
     if world.writes:
         write_database(
             path, encoded.descriptors, encoded.T_map_place, _clouds_to_look_at(store, encoded),
+            encoded.indices, views=len(views or model.config.views),
+            smooth_m=model.config.smooth_m,
             encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
             model_name=model.config.name, submap=store.config.model_dump(mode='json'),
             spacing_m=store.config.spacing_m, source=store.name, submaps_key=store.key,
@@ -134,6 +142,7 @@ def build_database(
 def _clouds_to_look_at(
     store: SubmapStore, encoded: EncodedSubmaps,
 ) -> list[NDArray[np.float32]]:
-    """Return some points of each view, in the frame of the vehicle that looks."""
+    """Return some points of each submap that is seen, in the frame of its first view."""
+    seen, first = np.unique(encoded.indices, return_index=True)
     return [apply(inverse(T), thin(store.points(int(i)), DISPLAY_POINTS)).astype(np.float32)
-            for i, T in zip(encoded.indices, encoded.T_base_view, strict=True)]
+            for i, T in zip(seen, encoded.T_base_view[first], strict=True)]

@@ -4,8 +4,10 @@ The place database: a folder of plain arrays that says, for each place of a map,
     schema.json          what made it, and a SHA-256 of each array
     descriptors.npy      (n, D) float32, of unit length
     poses.npy            (n, 4, 4) float64, of the vehicle, positions less the schema's origin
-    clouds.npy           (m, 3) float32, points to look at, each place's in its vehicle frame
-    cloud_offsets.npy    (n + 1,) int64, place i has the points offsets[i]:offsets[i + 1]
+    submaps.npy          (n,) int64, which submap a place is a view of, 0 .. s - 1
+    clouds.npy           (m, 3) float32, points to look at, each submap's in the vehicle frame of
+                         its first place
+    cloud_offsets.npy    (s + 1,) int64, submap j has the points offsets[j]:offsets[j + 1]
 
 The search index is not stored: it is built from the descriptors at each load.
 """
@@ -25,11 +27,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import __version__
 from ..errors import InputError
+from ..geometry.poses import apply, inverse
 from ..storage import atomic_directory, content_hash, read_json, sha256_file, write_json
 
-FORMAT = 1
-ARRAYS = {'descriptors.npy': '<f4', 'poses.npy': '<f8', 'clouds.npy': '<f4',
-          'cloud_offsets.npy': '<i8'}
+FORMAT = 2
+ARRAYS = {'descriptors.npy': '<f4', 'poses.npy': '<f8', 'submaps.npy': '<i8',
+          'clouds.npy': '<f4', 'cloud_offsets.npy': '<i8'}
 REBUILD = 'build it again with `i2ploc build-map`'
 # float32 sums over 256 numbers leave 1e-7; a descriptor farther off was not made by an encoder.
 _UNIT_TOLERANCE = 1e-4
@@ -39,6 +42,7 @@ class Schema(BaseModel):
     """
     What schema.json holds.
 
+    views: how many a submap has, less those that show too little. smooth_m: see `smoothed`.
     encoder_hash, preprocessing_hash: of the model and of what is done to its input. submap: the
     submaps' configuration. spacing_m: travelled distance between places. origin: (3,) metres,
     what the poses' positions are less than in the map frame. source, submaps_key: the drive or
@@ -51,6 +55,8 @@ class Schema(BaseModel):
     format: int
     created_by: str
     places: int
+    views: int
+    smooth_m: float
     dimension: int
     metric: str
     model_name: str
@@ -73,13 +79,15 @@ class PlaceDatabase:
     """
     An open database: `descriptors` (n, D) float32, memory-mapped; `T_map_base` (n, 4, 4) float64.
 
-    The poses are in the map frame, the origin added.
+    The poses are in the map frame, the origin added. submaps: (n,) which one a place is a view of.
     """
 
     path: Path
     schema: Schema
     descriptors: NDArray[np.float32]
     T_map_base: NDArray[np.float64]
+    submaps: NDArray[np.int64]
+    _first: NDArray[np.int64]  # of each submap's places
     _clouds: NDArray[np.float32]
     _offsets: NDArray[np.int64]
     _index: faiss.IndexFlatIP
@@ -110,17 +118,19 @@ class PlaceDatabase:
                   for name in ARRAYS}
         descriptors, poses = arrays['descriptors.npy'], np.array(arrays['poses.npy'])
         clouds, offsets = arrays['clouds.npy'], np.array(arrays['cloud_offsets.npy'])
-        n = schema.places
+        submaps, n = np.array(arrays['submaps.npy']), schema.places
+        known, first = np.unique(submaps, return_index=True)
         if (descriptors.shape != (n, schema.dimension) or poses.shape != (n, 4, 4)
-                or offsets.shape != (n + 1,) or offsets[0] != 0 or np.any(np.diff(offsets) < 0)
-                or clouds.shape != (offsets[-1], 3)):
+                or submaps.shape != (n,) or not np.array_equal(known, np.arange(len(known)))
+                or offsets.shape != (len(known) + 1,) or offsets[0] != 0
+                or np.any(np.diff(offsets) < 0) or clouds.shape != (offsets[-1], 3)):
             raise InputError(f'the arrays of the map {path} do not fit its schema: {REBUILD}')
         if fault := _fault(descriptors, poses):
             raise InputError(f'the map {path} has {fault}: {REBUILD}')
         poses[:, :3, 3] += schema.origin
         index = faiss.IndexFlatIP(schema.dimension)
         index.add(np.ascontiguousarray(descriptors))
-        return cls(path, schema, descriptors, poses, clouds, offsets, index)
+        return cls(path, schema, descriptors, poses, submaps, first, clouds, offsets, index)
 
     def __len__(self) -> int:
         return self.schema.places
@@ -142,7 +152,13 @@ class PlaceDatabase:
 
     def cloud(self, index: int) -> NDArray[np.float32]:
         """Return points (m, 3) to look at of place `index`, in the vehicle frame of its pose."""
-        return self._clouds[self._offsets[index]:self._offsets[index + 1]]
+        submap = self.submaps[index]
+        points = self._clouds[self._offsets[submap]:self._offsets[submap + 1]]
+        first = int(self._first[submap])
+        if first == index:
+            return points
+        return apply(inverse(self.T_map_base[index]) @ self.T_map_base[first], points).astype(
+            np.float32)
 
     def search(
         self, queries: NDArray[np.float32], k: int,
@@ -162,23 +178,27 @@ class PlaceDatabase:
 
 def write_database(
     path: Path, descriptors: NDArray[np.float32], T_map_base: NDArray[np.float64],
-    clouds: Sequence[NDArray[np.float32]], *, encoder_hash: str, preprocessing_hash: str,
-    model_name: str, submap: dict[str, Any], spacing_m: float, source: str = '',
+    clouds: Sequence[NDArray[np.float32]], submaps: NDArray[np.int64] | None = None, *,
+    encoder_hash: str, preprocessing_hash: str, model_name: str, submap: dict[str, Any],
+    spacing_m: float, views: int = 1, smooth_m: float = 0.0, source: str = '',
     submaps_key: str = '', skipped: int = 0, overwrite: bool = False,
 ) -> None:
     """
     Write a database of n places, atomically.
 
-    descriptors: (n, D) of unit length. T_map_base: (n, 4, 4). clouds: n arrays (m_i, 3) in the
-    vehicle frames. The rest as in `Schema`. Without a place, or with a descriptor or pose that is
-    not finite, it is an InputError.
+    descriptors: (n, D) of unit length. T_map_base: (n, 4, 4). submaps: (n,) which one each place
+    is a view of, by any rising numbers; None: each of its own. clouds: of each of those, in that
+    order, (m_j, 3) in the vehicle frame of its first place. The rest as in `Schema`. Without a
+    place, or with a descriptor or pose that is not finite, it is an InputError.
     """
     n = len(descriptors)
+    known, numbers = np.unique(np.arange(n) if submaps is None else submaps, return_inverse=True)
     if n == 0:
         raise InputError('a map needs at least one place, and none was encoded: give a drive with '
                          'scans about its poses')
-    if len(T_map_base) != n or len(clouds) != n:
-        raise ValueError(f'{n} descriptors, {len(T_map_base)} poses, {len(clouds)} clouds')
+    if len(T_map_base) != n or len(numbers) != n or len(clouds) != len(known):
+        raise ValueError(f'{n} descriptors, {len(T_map_base)} poses, {len(known)} submaps, '
+                         f'{len(clouds)} clouds')
     if fault := _fault(descriptors, T_map_base):
         raise InputError(f"the encoded places have {fault}: check the model's weights and the "
                          "drive's poses")
@@ -187,14 +207,15 @@ def write_database(
     poses = np.array(T_map_base, np.float64)
     poses[:, :3, 3] -= origin
     offsets = np.concatenate([[0], np.cumsum([len(cloud) for cloud in clouds])])
-    values = {'descriptors.npy': descriptors, 'poses.npy': poses,
+    values = {'descriptors.npy': descriptors, 'poses.npy': poses, 'submaps.npy': numbers.ravel(),
               'clouds.npy': np.concatenate(clouds).reshape(-1, 3), 'cloud_offsets.npy': offsets}
     with atomic_directory(path, overwrite) as folder:
         for name, dtype in ARRAYS.items():
             np.save(folder / name, np.ascontiguousarray(values[name], dtype))
         schema = Schema(
             format=FORMAT, created_by=f'saliency_i2ploc_ros {__version__}, numpy {np.__version__}',
-            places=n, dimension=descriptors.shape[1], metric='cosine', model_name=model_name,
+            places=n, views=views, smooth_m=smooth_m, dimension=descriptors.shape[1],
+            metric='cosine', model_name=model_name,
             encoder_hash=encoder_hash, preprocessing_hash=preprocessing_hash, submap=submap,
             spacing_m=spacing_m, origin=tuple(origin.tolist()),
             source=source, submaps_key=submaps_key, skipped=skipped,
@@ -212,6 +233,9 @@ def _read_schema(path: Path) -> Schema:
     if isinstance(found, int) and found > FORMAT:
         raise InputError(f'the map {path} is of format {found} and this version reads up to '
                          f'{FORMAT}: update this package, or {REBUILD}')
+    if isinstance(found, int) and 0 < found < FORMAT:
+        raise InputError(f'the map {path} is of format {found}, of an earlier version of this '
+                         f'package: {REBUILD}')
     seal = raw.pop(SEAL, None) if isinstance(raw, dict) else None
     try:
         # From JSON, not from Python values, since JSON has no tuples.

@@ -8,11 +8,12 @@ from sensor_msgs.msg import CameraInfo
 
 from ..errors import InputError
 from ..geometry.cameras import Camera, Pinhole
-from ..geometry.lenses import Brown, Fisheye
+from ..geometry.lenses import Brown, Fisheye, Mei
 
 # Names of distortion models and how many coefficients each may have.
 BROWN = {'plumb_bob': (4, 5), 'rational_polynomial': (8,)}
 FISHEYE = ('equidistant', 'fisheye')
+MEI = 'mei'
 
 
 def camera_of(info: CameraInfo, image_is_rectified: bool = True) -> Camera:
@@ -22,14 +23,16 @@ def camera_of(info: CameraInfo, image_is_rectified: bool = True) -> Camera:
     CameraInfo says nothing about whether the images that come with it are rectified (image_raw
     and image_rect share theirs): `image_is_rectified` does. A rectified image's camera is P. A raw
     one's is K with distortion D (plumb_bob, rational_polynomial; equidistant, by some called
-    fisheye), and not turned by R, so that the optical frame stays the one that the header names.
-    Region of interest and binning apply.
+    fisheye; mei, whose D is xi, k1, k2, p1, p2 and whose K is of the generalised plane: gamma1,
+    gamma2, u0, v0), and not turned by R, so that the optical frame stays the one that the header
+    names. An image of mei without a P is always raw: its lens sees what no P can. Region of
+    interest and binning apply.
     """
     P = np.asarray(info.p, np.float64).reshape(3, 4)
     K = np.asarray(info.k, np.float64).reshape(3, 3)
     D = np.asarray(info.d, np.float64)
-    distorted = bool(np.any(D))
-    if not image_is_rectified:
+    distorted = bool(np.any(D)) or info.distortion_model == MEI
+    if not image_is_rectified or (info.distortion_model == MEI and P[0, 0] == 0.0):
         _check_intrinsics(K, info)
         return _raw(info, K, D) if distorted else Pinhole(*_view(info, K))
     if P[0, 0] == 0.0 and distorted:
@@ -52,15 +55,18 @@ def check_size(image: NDArray[np.uint8], camera: Camera) -> None:
 def _raw(info: CameraInfo, K: NDArray[np.float64], D: NDArray[np.float64]) -> Camera:
     """Return the camera of raw images with distortion."""
     model = info.distortion_model or 'plumb_bob'
+    if model == MEI and len(D) == 5:
+        width, height, gamma1, gamma2, u0, v0 = _view(info, K)
+        return Mei(width, height, *D.tolist(), gamma1, gamma2, u0, v0)
     if model in FISHEYE and len(D) == 4:
         return Fisheye(*_view(info, K), *D.tolist())
     if len(D) in BROWN.get(model, ()):
         return Brown(*_view(info, K), *D.tolist())
-    if model in BROWN or model in FISHEYE:
+    if model in BROWN or model in FISHEYE or model == MEI:
         raise InputError(f'the CameraInfo has {len(D)} coefficients of {model}: plumb_bob has 4 '
-                         'or 5, rational_polynomial 8, equidistant 4')
+                         'or 5, rational_polynomial 8, equidistant 4, mei 5')
     raise InputError(f'distortion {model!r} cannot be used, only plumb_bob, '
-                     'rational_polynomial and equidistant: give a rectified image')
+                     'rational_polynomial, equidistant and mei: give a rectified image')
 
 
 def _view(

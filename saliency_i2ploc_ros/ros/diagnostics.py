@@ -22,20 +22,27 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
     ('status', 'enabled', 'whether images are answered (~/enable)', 'false', ''),
     ('status', 'accepted', 'fixes since activation', '', ''),
     ('status', 'rejected', 'rejections since activation', '', ''),
-    ('status', 'rejected_by_reason', 'the same by reason', '',
-     'the last image failed: no_camera_info, no_extrinsics, bad_image, bad_camera or failed'),
+    ('status', 'rejected_by_reason', 'the same by reason',
+     'the last image could not be used: no_camera_info, bad_image or incomplete_set',
+     'the same: no_extrinsics, bad_camera or failed'),
     ('status', 'last_score', 'cosine of the last best candidate', '', ''),
     ('status', 'last_fix_age_s', 'time since the last fix came out',
      'above 10 s, or none yet, while images come', ''),
+    ('status', 'publish_tf', 'what fixes become on /tf',
+     'map_to_odom: no odometry of the time of the last fix', ''),
     ('status', 'error', 'the last thing that went wrong', '', 'not empty'),
-    ('input', 'rate_hz', 'images received a second, over the last 20', '', ''),
-    ('input', 'last_image_age_s', 'time since the last image arrived', 'above input_timeout_s',
-     ''),
+    ('input', 'rate_hz', 'images (of several cameras, moments) received a second, over the last '
+     '20', '', ''),
+    ('input', 'last_image_age_s', 'time since the last one arrived', 'above input_timeout_s', ''),
+    ('input', 'cameras', 'of several, the rate of each', 'one silent for input_timeout_s', ''),
+    ('input', 'left_out', 'of several, those without which the last moment was answered, and why',
+     'any', ''),
     ('input', 'stamp_delay_s', 'from the stamp of the last image to its arrival',
      'above 1 s or below -0.1 s: use_sim_time, or clocks that differ', ''),
     ('input', 'encoding', 'encoding or format of the last image', '', ''),
     ('input', 'received', 'images received', '', ''),
-    ('input', 'dropped', 'images replaced by a newer one before their turn', '', ''),
+    ('input', 'dropped', 'images replaced by a newer one before their turn; of several cameras, '
+     'also those too late for theirs', '', ''),
     ('input', 'out_of_order', 'images not after the one before', 'any', ''),
     ('input', 'qos_mismatches', 'publishers whose QoS does not fit', 'any', ''),
     ('input', 'clock_jumps', 'times that the clock or the stamps went back', '', ''),
@@ -46,15 +53,19 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
     ('inference', 'total_ms_p50_p95', 'arrival in the thread to publication',
      'p95 above 1000 ms', ''),
     ('inference', 'device', 'where the model runs', '', ''),
+    ('inference', 'precision', 'in which it runs', 'not the one that was asked for', ''),
+    ('inference', 'acceleration', 'with which it runs', 'not the one that was asked for', ''),
     ('inference', 'memory_mib', 'peak of the process, or held on the CUDA device', '', ''),
-    ('database', 'path', 'folder of the place database', '', ''),
+    ('database', 'path', 'folder of the place database', 'none is loaded', ''),
     ('database', 'identity', 'hash of its schema', '', ''),
     ('database', 'places', 'entries', '', ''),
     ('database', 'dimension', 'numbers of a descriptor', '', ''),
     ('database', 'spacing_m', 'distance between places', '', ''),
 )
 TASKS = ('status', 'input', 'inference', 'database')
-FAILURES = ('no_camera_info', 'no_extrinsics', 'bad_image', 'bad_camera', 'failed')
+# Rejections of images that were not looked at, and how bad that is.
+REFUSALS = {'no_camera_info': WARN, 'bad_image': WARN, 'incomplete_set': WARN,
+            'no_extrinsics': ERROR, 'bad_camera': ERROR, 'failed': ERROR}
 STAGES = ('decode', 'prepare', 'encode', 'search', 'total')
 LATE_FIX_S, SLOW_MS, DELAY_S = 10.0, 1000.0, (-0.1, 1.0)
 
@@ -76,7 +87,11 @@ class Health:
     last_reason: str = ''
     last_score: float = float('nan')
     last_fix_at: float | None = None
-    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    arrivals: deque[float] = field(default_factory=lambda: Health.new_window())
+    cameras: dict[str, deque[float]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    publish_tf: str = ''
+    tf_trouble: str = ''
     stamp_delay_s: float = float('nan')
     encoding: str = ''
     received: int = 0
@@ -86,9 +101,22 @@ class Health:
     stage_ms: dict[str, deque[float]] = field(
         default_factory=lambda: {stage: deque(maxlen=100) for stage in STAGES})
     device: str = ''
+    precision: str = ''
+    acceleration: str = ''
+    notes: tuple[str, ...] = ()
     memory_mib: float = float('nan')
     database: dict[str, Any] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @staticmethod
+    def new_window() -> deque[float]:
+        """Return the window of arrivals of which a rate is the mean."""
+        return deque(maxlen=20)
+
+    def arrived(self, camera: str, now: float) -> None:
+        """Count an image of one of several cameras."""
+        with self.lock:
+            self.cameras[camera].append(now)
 
     def answered(self, reason: str | None, score: float, milliseconds: dict[str, float],
                  now: float) -> None:
@@ -109,7 +137,10 @@ class Health:
         with self.lock:
             self.last_fix_at, self.last_score, self.last_reason = None, float('nan'), ''
             self.stamp_delay_s = float('nan')
+            self.left_out, self.tf_trouble = {}, ''
             self.arrivals.clear()
+            for window in self.cameras.values():
+                window.clear()
             for window in self.stage_ms.values():
                 window.clear()
 
@@ -144,27 +175,34 @@ def _status(health: Health, now: float) -> Task:
         'rejected': sum(health.rejections.values()),
         'rejected_by_reason': ', '.join(
             f'{reason} {n}' for reason, n in sorted(dict(health.rejections).items())),
-        'last_score': health.last_score, 'last_fix_age_s': age, 'error': health.error,
+        'last_score': health.last_score, 'last_fix_age_s': age, 'publish_tf': health.publish_tf,
+        'error': health.error,
     }
     if health.error:
         return ERROR, health.error, pairs
-    if health.last_reason in FAILURES:
-        return ERROR, f'the last image could not be used: {health.last_reason}', pairs
+    if health.last_reason in REFUSALS:
+        return (REFUSALS[health.last_reason],
+                f'the last image could not be used: {health.last_reason}', pairs)
     if health.state != 'active':
         return WARN, health.state, pairs
     if not health.enabled:
         return WARN, 'disabled', pairs
     if health.arrivals and (age is None or age > LATE_FIX_S):
         return WARN, 'no fix' if age is None else f'no fix for {age:.0f} s', pairs
+    if health.tf_trouble:
+        return WARN, health.tf_trouble, pairs
     return OK, 'localized' if age is not None else 'waiting for images', pairs
 
 
 def _input(health: Health, now: float, timeout_s: float) -> Task:
     times = health.arrivals
     age = now - times[-1] if times else None
-    span = times[-1] - times[0] if len(times) > 1 else 0.0
+    several = {name: window for name, window in health.cameras.items() if name}
     pairs = {
-        'rate_hz': (len(times) - 1) / span if span > 0.0 else None, 'last_image_age_s': age,
+        'rate_hz': _rate(times), 'last_image_age_s': age,
+        'cameras': ', '.join(f'{name} {_text(_rate(window)) or "no"} Hz'
+                             for name, window in several.items()),
+        'left_out': ', '.join(f'{name}: {why}' for name, why in health.left_out.items()),
         'stamp_delay_s': health.stamp_delay_s, 'encoding': health.encoding,
         'received': health.received, 'dropped': health.dropped,
         'out_of_order': health.rejections['out_of_order'], 'qos_mismatches': health.qos_mismatches,
@@ -174,6 +212,12 @@ def _input(health: Health, now: float, timeout_s: float) -> Task:
         return WARN, "a publisher's QoS does not fit: its images do not arrive", pairs
     if health.state == 'active' and (age is None or age > timeout_s):
         return WARN, 'no images', pairs
+    silent = [name for name, window in several.items()
+              if not window or now - window[-1] > timeout_s]
+    if health.state == 'active' and silent:
+        return WARN, f'no images of {", ".join(silent)}', pairs
+    if health.left_out:
+        return WARN, f'answered without {", ".join(health.left_out)}', pairs
     if health.rejections['out_of_order']:
         return WARN, 'images out of order', pairs
     if not np.isnan(health.stamp_delay_s) \
@@ -182,13 +226,21 @@ def _input(health: Health, now: float, timeout_s: float) -> Task:
     return OK, 'images arrive' if times else 'no images', pairs
 
 
+def _rate(times: deque[float]) -> float | None:
+    span = times[-1] - times[0] if len(times) > 1 else 0.0
+    return (len(times) - 1) / span if span > 0.0 else None
+
+
 def _inference(health: Health) -> Task:
     pairs: dict[str, Any] = {}
     for stage, window in health.stage_ms.items():
         p = np.percentile(list(window), [50, 95]) if window else None
         pairs[f'{stage}_ms_p50_p95'] = '' if p is None else f'{p[0]:.1f} {p[1]:.1f}'
-    pairs |= {'device': health.device, 'memory_mib': health.memory_mib}
+    pairs |= {'device': health.device, 'precision': health.precision,
+              'acceleration': health.acceleration, 'memory_mib': health.memory_mib}
     total = list(health.stage_ms['total'])
+    if health.notes:
+        return WARN, health.notes[0], pairs
     if total and np.percentile(total, 95) > SLOW_MS:
         return WARN, f'slow: over {SLOW_MS:g} ms', pairs
     return OK, f'{np.median(total):.0f} ms' if total else 'nothing yet', pairs

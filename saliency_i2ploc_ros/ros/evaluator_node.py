@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
 import signal
 import sys
@@ -18,29 +19,27 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 import numpy as np
 from numpy.typing import NDArray
+from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
-from .. import __version__
-from ..data.bags import BagReader
 from ..data.drive import Trajectory
 from ..errors import InputError
-from ..evaluation.report import write_report
+from ..evaluation.answers import record_of_json, Spool
+from ..evaluation.report import versions, write_report
 from ..evaluation.summary import NO_TRUTH, Record
 from ..mapping.database import PlaceDatabase
-from ..storage import atomic_file, write_json
 from . import parameters
-from .conversions import compressed_to_rgb, image_to_rgb, message_to_pose, stamp_of
+from .bag_images import check_images, image_in_bag
+from .conversions import message_to_pose, stamp_of
+from .paths import Paths
 from .running import ros, SubscriptionEventCallbacks
-
-FAILED = 2  # exit code where a threshold is missed
-IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
 class Evaluator(Node):
@@ -58,11 +57,19 @@ class Evaluator(Node):
         if self.given['bag']:
             check_images(Path(self.given['bag']), self.given['image_topic'])
         self.fixes: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-        self.answers: dict[int, dict[str, Any]] = {}
+        self.answers: dict[int, Record] = {}
+        self._lines = Spool(Path(self.given['output']))
         self.truth: dict[int, NDArray[np.float64]] = {}
         self.images: set[int] = set()
+        self.localizer: dict[str, Any] = {}  # the localizer's parameters
         self._skipped: set[str] = set()
         self._last_message_at: float | None = None
+        self._map_frame = 'map'
+        self._paths = Paths(self, self.database)
+        self._paths_timer = self.create_timer(
+            1.0, lambda: self._paths.publish(
+                self.truth, {stamp: T for stamp, (T, _) in self.fixes.items()}, self._map_frame),
+            clock=Clock(clock_type=ClockType.STEADY_TIME))
 
         heard = [self._listen(PoseWithCovarianceStamped, 'localizer/fix', self._on_fix),
                  self._listen(String, 'localizer/answer', self._on_answer)]
@@ -89,11 +96,30 @@ class Evaluator(Node):
             QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE,
                        durability=DurabilityPolicy.TRANSIENT_LOCAL),
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+        self._ask_for_parameters()
         # One a frame and small: it tells how many images there were, also those that got lost.
         self._listen(CameraInfo, 'camera_info', self._on_camera_info)
         if self.given['idle_timeout_s'] > 0.0:
             self._timer = self.create_timer(
                 0.2, self._check_idle, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _ask_for_parameters(self) -> None:
+        """Ask the localizer, once it can be, how it is set, for the report."""
+        names = [setting.name for setting in parameters.LOCALIZER]
+        client = self.create_client(GetParameters, 'localizer/get_parameters')
+
+        def ask() -> None:
+            if client.service_is_ready():
+                self.destroy_timer(timer)
+                client.call_async(GetParameters.Request(names=names)).add_done_callback(keep)
+
+        def keep(future: Any) -> None:
+            if future.result() is not None:
+                self.localizer = {
+                    name: parameter_value_to_python(value) for name, value
+                    in zip(names, future.result().values, strict=False)}
+
+        timer = self.create_timer(0.1, ask, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_fix(self, message: PoseWithCovarianceStamped) -> None:
         self._last_message_at = time.monotonic()
@@ -102,14 +128,16 @@ class Evaluator(Node):
         except InputError as error:
             self._skip('a fix', error)
             return
+        self._map_frame = message.header.frame_id
         covariance = np.asarray(message.pose.covariance, np.float64).reshape(6, 6)
         self.fixes[stamp_of(message.header)] = T, covariance
 
     def _on_answer(self, message: String) -> None:
         self._last_message_at = time.monotonic()
         try:
-            answer = json.loads(message.data)
-            self.answers[record_of(answer).stamp_ns] = answer
+            record = record_of_json(json.loads(message.data))
+            self._lines[record.stamp_ns] = record.answer
+            self.answers[record.stamp_ns] = replace(record, answer='')
         except Exception as error:  # A text of another's may be anything.
             self._skip('an answer', error)
 
@@ -146,7 +174,7 @@ class Evaluator(Node):
         return [self._record(stamp, T) for stamp, T in zip(map(int, stamps), truth, strict=True)]
 
     def _record(self, stamp: int, truth: NDArray[np.float64]) -> Record:
-        record = replace(record_of(self.answers[stamp]), truth=np.array(truth))
+        record = replace(self.answers[stamp], truth=np.array(truth), answer=self._lines[stamp])
         if stamp in self.fixes:
             T, covariance = self.fixes[stamp]
             return replace(record, T_map_base=T, covariance=covariance)
@@ -161,80 +189,23 @@ class Evaluator(Node):
         except Exception:  # Of a damaged bag, say: a picture less, but a report.
             return None
 
-    def write(self) -> list[str]:
-        """Write the report into the folder `output`; return what missed its threshold."""
-        out, records = Path(self.given['output']), self.records()
+    def write(self) -> dict[str, Any]:
+        """Write the report into the folder `output`; return its verdict."""
+        records = self.records()
         provenance = {
-            'version': __version__, 'command': sys.argv, 'parameters': self.given,
-            'database_identity': self.database.identity, 'run': 'live, through ROS topics'}
+            **versions(), 'run': 'live, through ROS topics', 'drive': self.given['bag'],
+            'ros': {name: os.environ.get(name, '') for name in ('ROS_DISTRO', 'ROS_VERSION')},
+            'model_hash': self.database.schema.encoder_hash,  # the node refuses any other
+            'database_identity': self.database.identity, 'map': self.given['database'],
+            'parameters': self.given, 'localizer': self.localizer}
         images_in = max(len(self.images), len(records))
-        summary = write_report(out, records, self.database, self._image_of, provenance, images_in)
-        failures = verdict(summary, self.given)
-        summary['verdict'] = {'passed': not failures, 'failures': failures}
-        write_json(out / 'summary.json', summary)
-        with atomic_file(out / 'answers.jsonl') as temporary:
-            lines = [json.dumps(self.answers[stamp]) + '\n' for stamp in sorted(self.answers)]
-            temporary.write_text(''.join(lines), encoding='utf-8')
-        return failures
-
-
-def record_of(answer: dict[str, Any]) -> Record:
-    """
-    Return what an answer's JSON says of its image, the fix and the truth left out.
-
-    Its candidates are taken and not those of ~/candidates, of which one may replace another on
-    the way. What is no answer raises some exception.
-    """
-    candidates = answer['candidates']
-    return Record(
-        stamp_ns=int(answer['stamp_ns']), rejection=answer['rejection'],
-        candidates=np.array([c['position_m'] for c in candidates], np.float64).reshape(-1, 3),
-        milliseconds={str(stage): float(ms) for stage, ms in answer['milliseconds'].items()},
-        places=np.array([c['place'] for c in candidates], np.int64))
-
-
-def check_images(bag: Path, topic: str) -> None:
-    """Raise InputError unless the bag can be opened and the topic, if any, has its images."""
-    with BagReader(bag) as reader:
-        if topic and reader.topics.get(topic) not in IMAGES:
-            images = sorted(name for name, kind in reader.topics.items() if kind in IMAGES)
-            raise InputError(f'image_topic is {topic}, of which the bag {bag} has no images: '
-                             f'it has those of {", ".join(images) or "none"}')
-
-
-def image_in_bag(bag: Path, topic: str, stamp_ns: int) -> NDArray[np.uint8] | None:
-    """Return the image (H, W, 3) RGB with this stamp in its header; None if there is none."""
-    with BagReader(bag) as reader:
-        for stored in reader.messages([topic]):
-            compressed = stored.type_name.endswith('CompressedImage')
-            message = deserialize_message(stored.data, CompressedImage if compressed else Image)
-            if stamp_of(message.header) == stamp_ns:
-                return compressed_to_rgb(message) if compressed else image_to_rgb(message)
-    return None
-
-
-def verdict(summary: dict[str, Any], limits: dict[str, Any]) -> list[str]:
-    """Return a sentence for each threshold that the run missed; what is unknown misses it too."""
-    coverage, recall = summary['coverage'], summary['recall']
-    attempted = coverage['attempted']
-    share = coverage['accepted'] / attempted if attempted else None
-    at_1 = recall['at']['1']['recall'] if recall else None
-    false_accepts = summary['errors']['false_accept_rate']
-    failures = []
-    if attempted < limits['min_images']:
-        failures.append(f'{attempted} images answered, at least {limits["min_images"]} wanted')
-    for name, value, low in (('accepted share', share, limits['min_accepted_share']),
-                             ('recall at 1', at_1, limits['min_recall_at_1'])):
-        if low > 0.0 and (value is None or value < low):
-            failures.append(f'{name} is {_figure(value)}, at least {low:g} wanted')
-    high = limits['max_false_accept_rate']
-    if high < 1.0 and (false_accepts is None or false_accepts > high):
-        failures.append(f'false accept rate is {_figure(false_accepts)}, at most {high:g} wanted')
-    return failures
-
-
-def _figure(value: float | None) -> str:
-    return 'unknown' if value is None else f'{value:.3f}'
+        path_xy = [self.truth[stamp][:2, 3] for stamp in sorted(self.truth)]
+        title = f'{Path(self.given["bag"]).name or "live"} in the map {self.database.path.name}'
+        summary = write_report(
+            Path(self.given['output']), records, self.database, self._image_of, provenance,
+            images_in, f'{title}, live' if self.given['bag'] else title, self.given,
+            np.array(path_xy).reshape(-1, 2) if path_xy else None)
+        return summary['verdict']
 
 
 def main(args: list[str] | None = None) -> None:
@@ -258,12 +229,12 @@ def main(args: list[str] | None = None) -> None:
 
 def _report(node: Evaluator) -> int:
     """Write what was collected, say so, and return the exit code."""
-    failures = node.write()
+    verdict = node.write()
     print(f'evaluator: {len(node.answers)} images, {len(node.fixes)} fixes: '
           f'{node.given["output"]}/summary.json', flush=True)
-    for failure in failures:
+    for failure in verdict['failures']:
         print(f'evaluator: failed: {failure}', file=sys.stderr)
-    return FAILED if failures else 0
+    return verdict['exit_code']
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from rclpy.node import Node
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
-from ..data.bags import BagReader, typestore
+from ..data.bag_frames import mount, static_transforms
+from ..data.bag_messages import typestore
+from ..data.bags import BagReader
 from ..errors import InputError
 from ..geometry.poses import from_quaternion, to_quaternion, transform
 
@@ -35,18 +37,43 @@ def extrinsics_of(numbers: Sequence[float]) -> NDArray[np.float64] | None:
     return from_quaternion(numbers[3:], numbers[:3])
 
 
+def rig_extrinsics(
+    numbers: Sequence[float], cameras: Sequence[str],
+) -> dict[str, NDArray[np.float64]]:
+    """
+    Return T_base_camera (4, 4) by camera of the parameter `camera_extrinsics`; {} if it is empty.
+
+    numbers: those of `extrinsics_of` for each camera, in their order, all 7 or all 6.
+    """
+    if len(numbers) == 0:
+        return {}
+    each = len(numbers) // len(cameras)
+    if each not in (6, 7) or each * len(cameras) != len(numbers):
+        raise InputError(f'camera_extrinsics has {len(numbers)} numbers for {len(cameras)} '
+                         f'camera{"s" if len(cameras) > 1 else ""}: it must be 7 for each (x y z '
+                         'qx qy qz qw), or 6 (x y z roll pitch yaw)')
+    found = {}
+    for i, camera in enumerate(cameras):
+        T = extrinsics_of(numbers[i * each:(i + 1) * each])
+        assert T is not None
+        found[camera] = T
+    return found
+
+
 class Extrinsics:
     """
-    T_base_camera by camera frame: the parameter's if there is one, else TF's, asked once.
+    T_base_camera by camera and frame: the parameter's if there is one, else TF's, asked once.
 
     /tf is heard only while something is unknown: a Python listener costs more than the rest of a
     node's traffic.
     """
 
-    def __init__(self, node: Node, base_frame: str, given: NDArray[np.float64] | None) -> None:
-        self._node, self._base, self._given = node, base_frame, given
+    def __init__(self, node: Node, base_frame: str,
+                 given: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+        self._node, self._base, self._given = node, base_frame, dict(given or {})
         self._known: dict[str, NDArray[np.float64]] = {}
-        self._wanted = given is None
+        self._unknown: set[str] = set()
+        self._none_asked = not self._given
         self._listener = None
         self._buffer = None
         # `of` is called in another thread than the executor's, to which subscriptions belong.
@@ -54,7 +81,7 @@ class Extrinsics:
 
     def listen(self) -> None:
         """Hear TF while something is unknown, if tf2_ros is there; in the executor's thread."""
-        if not self._wanted:
+        if not (self._unknown or self._none_asked):
             self._stop()
         elif self._listener is None:
             try:
@@ -65,15 +92,20 @@ class Extrinsics:
                 self._buffer = Buffer()
             self._listener = TransformListener(self._buffer, self._node)
 
-    def of(self, camera_frame: str) -> NDArray[np.float64]:
-        """Return T_base_camera (4, 4); an InputError that names both frames if it is unknown."""
-        if self._given is not None:
-            return self._given
+    def of(self, camera_frame: str, camera: str = '') -> NDArray[np.float64]:
+        """
+        Return T_base_camera (4, 4); an InputError that names both frames if it is unknown.
+
+        camera: its name among several.
+        """
+        if camera in self._given:
+            return self._given[camera]
         if camera_frame not in self._known:
-            self._wanted = True
+            self._unknown.add(camera_frame)
             try:
                 self._known[camera_frame] = self._looked_up(camera_frame)
-                self._wanted = False
+                self._unknown.discard(camera_frame)
+                self._none_asked = False
             finally:
                 self._asked.trigger()
         return self._known[camera_frame]
@@ -103,17 +135,21 @@ class Extrinsics:
 
 def send_static_transform(
     node: Node, parent: str, child: str, position: NDArray[np.float64], broadcaster: Any = None,
+    needed: bool = True,
 ) -> Any:
     """
     Publish a static shift and return the broadcaster that keeps it published.
 
     broadcaster: of an earlier call of the node, used again; None: a new one. Without tf2_ros None
-    is returned, and a line in the log says how to do the same by hand.
+    is returned, and where the transform is needed, for clouds are in the frame `child`, a line in
+    the log says how to do the same by hand.
     """
     x, y, z = (float(v) for v in position)
     try:
         from tf2_ros import StaticTransformBroadcaster
     except ImportError:
+        if not needed:
+            return None
         node.get_logger().warning(
             f'clouds are in the frame {child}; tf2_ros is not installed to say where that is: '
             f'ros2 run tf2_ros static_transform_publisher --x {x} --y {y} --z {z} '
@@ -130,6 +166,13 @@ def send_static_transform(
     return broadcaster
 
 
+def stop_static_transform(node: Node, broadcaster: Any) -> None:
+    """Take back what `send_static_transform` returned; late listeners hear it no more."""
+    if broadcaster is not None:
+        # tf2_ros has no other way: the publisher would live as long as the node.
+        node.destroy_publisher(broadcaster.pub_tf)
+
+
 def extrinsics_in_bag(bag: Path, camera_info: str, base_frame: str) -> list[float] | None:
     """
     Return `camera_extrinsics` (x y z qx qy qz qw) of a bag's /tf_static, or None.
@@ -138,23 +181,17 @@ def extrinsics_in_bag(bag: Path, camera_info: str, base_frame: str) -> list[floa
     not installed, the messages of /tf_static cannot even be received.
     """
     with BagReader(bag) as reader:
-        if '/tf_static' not in reader.topics or camera_info not in reader.topics:
+        if camera_info not in reader.topics:
             return None
         first = next(iter(reader.messages([camera_info])), None)
-        edges = {}
-        for message in reader.messages(['/tf_static']):
-            for edge in typestore.deserialize_cdr(message.data, message.type_name).transforms:
-                edges[edge.child_frame_id.lstrip('/')] = edge
+        edges = static_transforms(reader)
     if first is None:
         return None
     info = typestore.deserialize_cdr(first.data, first.type_name)
-    frame, T = info.header.frame_id.lstrip('/'), np.eye(4)
-    for _ in range(len(edges)):
-        if frame == base_frame or frame not in edges:
-            break
-        t, r = edges[frame].transform.translation, edges[frame].transform.rotation
-        T = from_quaternion([r.x, r.y, r.z, r.w], [t.x, t.y, t.z]) @ T
-        frame = edges[frame].header.frame_id.lstrip('/')
-    if frame != base_frame:
-        return None
-    return [float(v) for v in (*T[:3, 3], *to_quaternion(T))]
+    T = mount(edges, info.header.frame_id, base_frame)
+    return None if T is None else extrinsics_numbers(T)
+
+
+def extrinsics_numbers(T_base_camera: NDArray[np.float64]) -> list[float]:
+    """Return a mounting (4, 4) as a parameter has it, the inverse of `extrinsics_of`."""
+    return [float(v) for v in (*T_base_camera[:3, 3], *to_quaternion(T_base_camera))]

@@ -7,11 +7,8 @@ Declaration, checks, the README's tables and the comments of config/*.yaml come 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 import json
-import math
 import textwrap
 from typing import Any
 
@@ -22,104 +19,22 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..errors import InputError
+from ..export.acceleration import ACCELERATIONS, PRECISIONS
 from ..export.runtime import RUNTIMES
 from ..localization.hypotheses import LocalizerConfig
-
-AT_START, AT_CONFIGURE, AT_ONCE = 'start', 'configure', 'at once'
-
-
-@dataclass(frozen=True)
-class Setting:
-    """
-    One parameter. The unit is in the name: `_m`, `_s`, `_hz`, `_deg`; a float without is a ratio.
-
-    default: its type is the parameter's (bool, int, float, str, or a list of floats).
-    low, high: inclusive bounds; above: a bound that itself is refused. choices: the only strings.
-    lengths: how many numbers a list may have. takes_effect: AT_START (read-only), AT_CONFIGURE
-    (of the lifecycle), AT_ONCE.
-    """
-
-    name: str
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    choices: tuple[str, ...] = ()
-    lengths: tuple[int, ...] = ()
-    takes_effect: str = AT_START
-
-    def checked(self, value: Any) -> Any:
-        """Return the value in the parameter's type, or raise InputError with the reason."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # `rate: 1` in a yaml is an integer and is meant as 1.0.
-        if kind is list:
-            return self._checked_list(value)
-        if type(value) is not kind:
-            raise InputError(f'{self.name} must be {_KINDS[kind]}, not {value!r}')
-        if self.choices and value not in self.choices:
-            raise InputError(f'{self.name} must be one of {", ".join(self.choices)}, '
-                             f'not {value!r}')
-        if kind is float and not math.isfinite(value):
-            raise InputError(f'{self.name} must be finite, not {value}')
-        if (self.low is not None and value < self.low) \
-                or (self.above is not None and value <= self.above) \
-                or (self.high is not None and value > self.high):
-            raise InputError(f'{self.name} must be {self.range_text}, not {value}')
-        return value
-
-    def _checked_list(self, value: Any) -> list[float]:
-        value = [] if value is None else value  # `name:=[]` arrives as a parameter without value
-        if not isinstance(value, (list, tuple, array)) or isinstance(value, str):
-            raise InputError(f'{self.name} must be {_KINDS[list]}, not {value!r}')
-        numbers = [float(v) for v in value if isinstance(v, (int, float))]
-        if len(numbers) != len(value) or not all(map(math.isfinite, numbers)):
-            raise InputError(f'{self.name} must be {_KINDS[list]}, not {list(value)}')
-        if len(numbers) not in self.lengths:
-            raise InputError(f'{self.name} must have {self.range_text}, not {len(numbers)}')
-        return numbers
-
-    @property
-    def range_text(self) -> str:
-        """Return what is allowed, in words; '' if all is."""
-        if self.choices:
-            return ', '.join(choice or "''" for choice in self.choices)
-        if self.lengths:
-            return f'{" or ".join(map(str, self.lengths))} numbers'
-        parts = [f'at least {self.low}' if self.low is not None else '',
-                 f'above {self.above}' if self.above is not None else '',
-                 f'at most {self.high}' if self.high is not None else '']
-        return ' and '.join(part for part in parts if part)
-
-    @property
-    def descriptor(self) -> rcl.ParameterDescriptor:
-        """Return the description that ROS tools show."""
-        result = rcl.ParameterDescriptor(
-            description=self.description, additional_constraints=self.range_text,
-            read_only=self.takes_effect == AT_START,
-            # Integers for floats are mended in `checked`, hence ROS's own type check must not act.
-            dynamic_typing=isinstance(self.default, (float, list)))
-        if self.low is not None and self.high is not None:
-            if isinstance(self.default, int):
-                result.integer_range = [rcl.IntegerRange(
-                    from_value=int(self.low), to_value=int(self.high), step=1)]
-            else:
-                result.floating_point_range = [rcl.FloatingPointRange(
-                    from_value=float(self.low), to_value=float(self.high))]
-        return result
-
-
-_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text',
-          list: 'a list of numbers'}
-
+from .settings import AT_CONFIGURE, AT_ONCE, AT_START, KINDS, Setting
 
 METHOD = {
     'top_k': 'places searched for each image',
     'temperature': 'difference of cosines that makes a place e times less likely',
     'merge_radius_m': 'places this near to the best one form its cluster',
+    'min_probability': 'of being right, below which there is no fix, where the map or the model '
+    'is calibrated (i2ploc calibrate)',
+    'outside': 'share of the images that come from outside the map, before anything is seen; for '
+    'the probability',
     'min_score': 'cosine of the best place below which there is no fix',
-    'min_weight': 'share of the weight in the best cluster below which there is no fix',
+    'min_weight': 'share of the weight in the best cluster below which there is no fix, where '
+    'nothing is calibrated',
     'min_contrast': 'standard deviation of grey levels (0 to 255) of a usable image',
     'lateral_sigma_m': 'standard deviation across the road: lanes that the map was not in',
     'heading_sigma_deg': 'standard deviation of the heading within one place',
@@ -155,9 +70,23 @@ LOCALIZER: tuple[Setting, ...] = (
             takes_effect=AT_CONFIGURE),
     Setting('device', 'auto', 'where the model runs; auto: cuda if there is one',
             choices=('auto', 'cpu', 'cuda'), takes_effect=AT_CONFIGURE),
+    Setting('precision', 'auto', 'of the matrix products of runtime torch; auto: fp16 on CUDA, '
+            'else fp32; what the device cannot is replaced, and the log says so',
+            choices=PRECISIONS, takes_effect=AT_CONFIGURE),
+    Setting('acceleration', 'none', 'of runtimes torch and pt2: compile (torch.compile, a minute '
+            'or two while configuring), graph (CUDA graphs); where it fails the model runs '
+            'without, and the log says so', choices=ACCELERATIONS, takes_effect=AT_CONFIGURE),
     Setting('threads', 0,
             'processor threads of the model, whatever runs it; 0: as PyTorch chooses',
             low=0, high=256, takes_effect=AT_CONFIGURE),
+    Setting('cameras', [], 'names of several cameras, each with the topics <name>/image and '
+            '<name>/camera_info, whose images of one moment are answered together; empty: one, '
+            'with image and camera_info', items=str, takes_effect=AT_CONFIGURE),
+    Setting('camera_slop_s', 0.02, 'stamps of several cameras this near are of one moment',
+            low=0.0, high=1.0, takes_effect=AT_CONFIGURE),
+    Setting('camera_wait_s', 0.1, 'how long the images of a moment wait for those that are '
+            'missing, before they are answered without', low=0.0, high=10.0,
+            takes_effect=AT_CONFIGURE),
     Setting('image_transport', 'raw', 'raw listens to image, compressed to image/compressed',
             choices=('raw', 'compressed'), takes_effect=AT_CONFIGURE),
     Setting('image_is_rectified', True,
@@ -166,11 +95,22 @@ LOCALIZER: tuple[Setting, ...] = (
     Setting('map_frame', 'map', 'frame of the fixes', takes_effect=AT_CONFIGURE),
     Setting('base_frame', 'base_link', 'frame of the vehicle, x forward and z up',
             takes_effect=AT_CONFIGURE),
-    Setting('camera_frame', '', 'optical frame of the camera; empty: as the image says',
+    Setting('camera_frame', '', 'optical frame of the one camera; empty: as its images say',
             takes_effect=AT_CONFIGURE),
     Setting('camera_extrinsics', [],
             'optical frame in base_frame: x y z qx qy qz qw, or x y z roll pitch yaw (metres, '
-            'radians); empty: from TF', lengths=(0, 6, 7), takes_effect=AT_CONFIGURE),
+            'radians), of several cameras one after the other in their order; empty: from TF',
+            each=(6, 7), takes_effect=AT_CONFIGURE),
+    Setting('publish_tf', 'none', 'what each fix becomes on /tf, of which the node must then be '
+            'the only source: map_to_odom corrects an odometry, map_to_base needs none',
+            choices=('none', 'map_to_odom', 'map_to_base'), takes_effect=AT_CONFIGURE),
+    Setting('odom_frame', 'odom', 'frame of the odometry, for map_to_odom',
+            takes_effect=AT_CONFIGURE),
+    Setting('odometry', 'tf', 'where map_to_odom hears the odometry: tf from odom_frame to '
+            'base_frame, topic from odom (nav_msgs/Odometry), which costs much less',
+            choices=('tf', 'topic'), takes_effect=AT_CONFIGURE),
+    Setting('tf_period_s', 0.05, 'map_to_odom is sent again so often, dated twice that ahead',
+            low=0.01, high=1.0, takes_effect=AT_CONFIGURE),
     Setting('publish_initialpose', False, 'each fix on initialpose too, as nav2 accepts it',
             takes_effect=AT_CONFIGURE),
     Setting('map_points', 200_000, 'points of ~/map at most; 0: no ~/map',
@@ -195,7 +135,13 @@ REPLAY: tuple[Setting, ...] = (
             'subscriber before it starts; empty: any image topic'),
     Setting('wait_timeout_s', 60.0, 'how long these subscribers are waited for',
             above=0.0, high=3600.0),
-    Setting('clock', True, 'publish /clock'),
+    Setting('clock', True, 'publish /clock, in place of one in the bag'),
+    Setting('topics', '', 'topics to play, with spaces between; empty: all'),
+    Setting('start_s', 0.0, 'begin so long after the first message', low=0.0, high=1e6),
+    Setting('duration_s', 0.0, 'play so much of it; 0.0: to its end', low=0.0, high=1e6),
+    Setting('loops', 1, 'how often it is played; 0: until interrupted', low=0, high=1_000_000_000),
+    Setting('restamp', False, 'of further loops, move stamps and /clock on, so that time does '
+            'not go back; false: stamps are as recorded'),
 )
 
 EVALUATOR: tuple[Setting, ...] = (
@@ -227,6 +173,7 @@ def declare(node: Node, table: tuple[Setting, ...]) -> None:
     A bad value from the command line or a yaml is an InputError.
     """
     settings = {setting.name: setting for setting in table}
+    all_declared = False
 
     def check(parameters: list[Parameter]) -> rcl.SetParametersResult:
         try:
@@ -235,6 +182,11 @@ def declare(node: Node, table: tuple[Setting, ...]) -> None:
                     settings[parameter.name].checked(parameter.value)
         except InputError as error:
             return rcl.SetParametersResult(successful=False, reason=str(error))
+        for parameter in parameters if all_declared else ():
+            if parameter.name in settings \
+                    and settings[parameter.name].takes_effect == AT_CONFIGURE:
+                node.get_logger().info(
+                    f'{parameter.name} takes effect when the node is configured again')
         return rcl.SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
@@ -247,7 +199,8 @@ def declare(node: Node, table: tuple[Setting, ...]) -> None:
             raise InputError(f'parameter refused: {reason or error}') from error
         except InvalidParameterTypeException as error:
             raise InputError(f'parameter {setting.name} must be '
-                             f'{_KINDS[type(setting.default)]}') from error
+                             f'{KINDS[type(setting.default)]}') from error
+    all_declared = True
 
 
 def values(node: Node, table: tuple[Setting, ...]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""From an image message to an answer: decoding, calibration, mounting, then the localizer."""
+"""From image messages to an answer: decoding, calibration, mounting, then the localizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 import time
 from typing import Any
 
@@ -11,64 +12,84 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..errors import InputError
-from ..geometry.cameras import Camera
+from ..geometry.cameras import Camera, Panorama
 from ..localization.fix import Answer, Candidates
-from ..localization.localizer import Localizer
+from ..localization.localizer import CameraView, Localizer
 from .cameras import camera_of, check_size
 from .conversions import compressed_to_rgb, image_to_rgb, stamp_of
-
-# Stamps that go back by less are out of order; by more, time itself has jumped (a bag restarted).
-JUMP_NS = 1_000_000_000
+from .moments import JUMP_NS
 
 
 class _Refused(Exception):
-    """The image cannot be answered: a short reason and a sentence."""
+    """An image cannot be answered: a short reason and a sentence."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """
+    What became of the images of one moment.
+
+    stamp_ns, frame: of the first camera's image, or of the next that is there. views: as the model
+    saw them, () if it did not. left_out: of several cameras those without which it was answered,
+    each with a reason and a sentence.
+    """
+
+    answer: Answer
+    stamp_ns: int
+    frame: str
+    views: tuple[CameraView, ...] = ()
+    left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class Pipeline:
     """
-    Answers image messages one after the other.
+    Answers the images of one moment after the other.
 
-    localizer, camera_info: may be exchanged at any time between two images; camera_info is None
-    until one has come. extrinsics: T_base_camera (4, 4) of a camera frame, or an InputError.
-    camera_frame: '' to take that of the image. time_went_back: called, with what it was,
-    where stamps have jumped.
+    cameras: their names, [''] for the one without. localizer, camera_infos: may be exchanged at
+    any time between two moments. extrinsics: T_base_camera (4, 4) by an image's frame and camera,
+    or an InputError. camera_frame: '' to take that of the image. time_went_back: called, with
+    what it was, where stamps have jumped.
     """
 
     def __init__(
-        self, localizer: Localizer, extrinsics: Callable[[str], NDArray[np.float64]],
+        self, localizer: Localizer, cameras: Sequence[str],
+        extrinsics: Callable[[str, str], NDArray[np.float64]],
         camera_frame: str, image_is_rectified: bool, time_went_back: Callable[[str], None],
     ) -> None:
         self.localizer = localizer
-        self.camera_info: CameraInfo | None = None
+        self.camera_infos: dict[str, CameraInfo] = {}
         self.last_stamp_ns: int | None = None
+        self._names = tuple(cameras)
         self._extrinsics = extrinsics
         self._camera_frame = camera_frame
         self._is_rectified = image_is_rectified
         self._time_went_back = time_went_back
-        self._camera: tuple[CameraInfo, Camera] | None = None
+        self._cameras: dict[str, tuple[CameraInfo, Camera]] = {}
 
-    def answer(self, message: Image | CompressedImage) -> Answer:
+    def answer(self, images: Mapping[str, Image | CompressedImage]) -> Answered:
         """
-        Return the answer to an image; one that could not be looked at is a rejection too.
+        Return the answer to images by camera; those that could not be looked at are rejected too.
 
-        Its reasons: 'out_of_order', 'bad_image', 'no_camera_info', 'bad_camera', 'no_extrinsics'.
+        The reasons: 'out_of_order', 'bad_image', 'no_camera_info', 'bad_camera', 'no_extrinsics',
+        and 'incomplete_set', where a panorama lacks a camera. Of several cameras those that cannot
+        be used are left out as long as another can, but for a panorama.
         Times 'decode' and 'total' join those of the localizer.
         """
         started = time.perf_counter()
+        first = next(images[name] for name in self._names if name in images)
+        stamp_ns = stamp_of(first.header)
+        left_out: dict[str, tuple[str, str]] = {}
+        views: Sequence[CameraView] = ()
         try:
-            self._check_order(stamp_of(message.header))
-            image, camera = self._decoded(message)
-            T_base_camera = _or_refused('no_extrinsics', self._extrinsics,
-                                        self._camera_frame or message.header.frame_id)
+            self._check_order(stamp_ns)
+            views = self._views(images, left_out)
             decoded = time.perf_counter()
-            answer = _or_refused('bad_camera', self.localizer.localize, image,
-                                 camera, T_base_camera)
+            answer = _or_refused('bad_camera', self.localizer.localize_views, views)
             answer.milliseconds['decode'] = 1e3 * (decoded - started)
         except _Refused as refusal:
             answer = rejection(*refusal.args)
         answer.milliseconds['total'] = 1e3 * (time.perf_counter() - started)
-        return answer
+        return Answered(answer, stamp_ns, first.header.frame_id, tuple(views), left_out)
 
     def _check_order(self, stamp_ns: int) -> None:
         """Fixes come in the order of stamps; a jump back starts anew."""
@@ -80,25 +101,46 @@ class Pipeline:
                            'the one of the image before it')
         self.last_stamp_ns = stamp_ns
 
-    def _decoded(self, message: Image | CompressedImage,
-                 ) -> tuple[NDArray[np.uint8], Camera | None]:
-        """Return the image (H, W, 3) RGB and its camera, if the model needs one."""
+    def _views(self, images: Mapping[str, Image | CompressedImage],
+               left_out: dict[str, tuple[str, str]]) -> list[CameraView]:
+        """Return the images as the model takes them; note those that it must do without."""
+        views = []
+        for name in self._names:
+            try:
+                if name not in images:
+                    raise _Refused('incomplete_set', 'its image did not come in time')
+                views.append(self._view(name, images[name]))
+            except _Refused as refusal:
+                reason, sentence = refusal.args
+                left_out[name] = reason, f'camera {name}: {sentence}' if name else sentence
+        whole = isinstance(self.localizer.model.config.image.camera, Panorama)
+        if left_out and (whole or not views):
+            worst = next((found for found in left_out.values() if found[0] != 'incomplete_set'),
+                         next(iter(left_out.values())))
+            left_out.clear()
+            raise _Refused(*worst)
+        return _or_refused('bad_camera', self.localizer.as_seen, views)
+
+    def _view(self, name: str, message: Image | CompressedImage) -> CameraView:
+        """Return the image (H, W, 3) RGB of a camera, with its model if the network needs one."""
         decode = compressed_to_rgb if isinstance(message, CompressedImage) else image_to_rgb
         image = _or_refused('bad_image', decode, message)
-        if self.localizer.model.config.image.camera is None:
-            return image, None
-        if self.camera_info is None:
-            raise _Refused('no_camera_info', 'no CameraInfo has come yet')
-        camera = _or_refused('bad_camera', self._present_camera)
-        _or_refused('bad_camera', check_size, image, camera)
-        return image, camera
+        camera = None
+        if self.localizer.model.config.image.camera is not None:
+            if name not in self.camera_infos:
+                raise _Refused('no_camera_info', 'no CameraInfo has come yet')
+            camera = _or_refused('bad_camera', self._present_camera, name)
+            _or_refused('bad_camera', check_size, image, camera)
+        T_base_camera = _or_refused('no_extrinsics', self._extrinsics,
+                                    self._camera_frame or message.header.frame_id, name)
+        return CameraView(image, camera, T_base_camera)
 
-    def _present_camera(self) -> Camera:
+    def _present_camera(self, name: str) -> Camera:
         """Return the camera of the newest CameraInfo, made anew only when that changes."""
-        info = self.camera_info
-        if self._camera is None or not _same_camera(self._camera[0], info):
-            self._camera = info, camera_of(info, self._is_rectified)
-        return self._camera[1]
+        info = self.camera_infos[name]
+        if name not in self._cameras or not _same_camera(self._cameras[name][0], info):
+            self._cameras[name] = info, camera_of(info, self._is_rectified)
+        return self._cameras[name][1]
 
 
 def rejection(reason: str, explanation: str) -> Answer:

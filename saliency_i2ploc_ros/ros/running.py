@@ -1,4 +1,8 @@
-"""How a node's process begins and ends, the same for all, and what ROS versions name apart."""
+"""
+How a node's process begins and ends, the same for all, and what ROS 2's versions do differently.
+
+Written for Humble, Jazzy, Kilted and Lyrical; whatever one of them lacks is made up for here.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,38 @@ import re
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+import rclpy.lifecycle
 
 from ..errors import InputError
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
+
+    ONLY_THIS_HOST = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-__all__ = ['SubscriptionEventCallbacks', 'ros']
+    ONLY_THIS_HOST = {'ROS_LOCALHOST_ONLY': '1'}
+
+__all__ = ['ONLY_THIS_HOST', 'LifecycleNode', 'SubscriptionEventCallbacks', 'ros']
+
+
+class LifecycleNode(rclpy.lifecycle.LifecycleNode):
+    """
+    A lifecycle node that refuses a transition which its state does not have, and lives on.
+
+    So it is from Kilted on; in Humble and Jazzy the refusal leaves the executor as an exception,
+    and whoever asks an unconfigured node to activate ends it.
+    """
+
+    def _LifecycleNodeMixin__change_state(self, transition_id: int):
+        try:
+            return super()._LifecycleNodeMixin__change_state(transition_id)
+        except Exception as error:  # RCLError, which has no public name; callbacks' are caught.
+            state = self._state_machine.current_state[1]
+            self.get_logger().error(
+                f'transition {transition_id} is refused, the node is {state} ({error})')
+            return rclpy.lifecycle.TransitionCallbackReturn.ERROR
 
 
 @contextlib.contextmanager

@@ -18,13 +18,13 @@ def start_from(init: Path, encoder: DualEncoder) -> None:
     """
     Load weights to begin with, in place.
 
-    init: a model's folder (of the same networks; name, submaps, views and whether they look into
+    init: a model's folder (of the same networks; name, what makes a map and whether they look into
     a mirror too may differ), or a safetensors file of timm for the image branch alone (see
     `encoders.weights`). What does not fit is an InputError.
     """
     if init.is_dir():
         other = load_model(init)
-        free = {'name', 'submap', 'views', 'mirrored', 'descriptor_dim'}
+        free = {'name', 'submap', 'views', 'smooth_m', 'mirrored', 'descriptor_dim'}
         if (other.config.model_dump(exclude=free) != encoder.config.model_dump(exclude=free)
                 or mismatch(other.state_dict(), encoder.state_dict())):
             raise InputError(f'the model in {init} is built differently from the one to be '

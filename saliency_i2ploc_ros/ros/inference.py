@@ -1,0 +1,179 @@
+"""The inference thread: all that touches the model, and the model's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+import traceback
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+import torch
+
+from ..encoders.config import ModelConfig
+from ..encoders.files import preprocessing_hash
+from ..errors import InputError
+from ..export.runtime import best_device, ImageRuntime
+from ..geometry.poses import R_base_optical, transform
+from ..localization.localizer import Localizer, open_localizer
+from ..mapping.database import PlaceDatabase
+from ..storage import shared_directory
+from . import parameters
+from .conversions import stamp_of
+from .diagnostics import Health
+from .moments import Moment
+from .newest import NewestWorker
+from .pipeline import Answered, Pipeline, rejection
+
+
+class Inference:
+    """
+    A model and a map in a thread of their own, always the same, which answers the newest moment.
+
+    Loads and warms up while it is made; what cannot be loaded is an InputError. extrinsics,
+    time_went_back: see `Pipeline`. on_answered: called in the thread, with each answer.
+    """
+
+    def __init__(
+        self, node: Node, given: dict[str, Any], cameras: Sequence[str], health: Health,
+        extrinsics: Callable[[str, str], NDArray[np.float64]],
+        time_went_back: Callable[[str], None], on_answered: Callable[[Answered], None],
+    ) -> None:
+        self._node, self._health, self._on_answered = node, health, on_answered
+        self._image_type = CompressedImage if given['image_transport'] == 'compressed' else Image
+        self._worker = NewestWorker(self._work)
+        try:
+            localizer = self._worker.call(lambda: load_localizer(given))
+        except BaseException:
+            self._worker.close()
+            raise
+        self._pipeline = Pipeline(localizer, cameras, extrinsics, given['camera_frame'],
+                                  given['image_is_rectified'], time_went_back)
+
+    @property
+    def model(self) -> ImageRuntime:
+        """Return the model that runs."""
+        return self._pipeline.localizer.model
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the model's configuration."""
+        return self.model.config
+
+    @property
+    def database(self) -> PlaceDatabase:
+        """Return the map that is searched."""
+        return self._pipeline.localizer.database
+
+    @property
+    def received(self) -> int:
+        """Return how many moments were offered."""
+        return self._worker.received
+
+    @property
+    def dropped(self) -> int:
+        """Return how many of them were replaced by a newer one before their turn."""
+        return self._worker.dropped
+
+    def offer(self, moment: Moment) -> None:
+        """Hand over the newest moment; returns at once."""
+        self._worker.offer((moment, self._node.get_clock().now().nanoseconds))
+
+    def calibrate(self, camera: str, info: CameraInfo) -> None:
+        """Take the newest CameraInfo of a camera."""
+        self._pipeline.camera_infos[camera] = info
+
+    def forget(self) -> None:
+        """Forget the stamps that images came with."""
+        self._pipeline.last_stamp_ns = None
+
+    def finish(self) -> None:
+        """Finish the moment at work and drop what waits; forget the cameras."""
+        self._worker.clear()
+        self._pipeline.camera_infos.clear()
+
+    def reload(self, path: str, swapped: Callable[[], None]) -> None:
+        """
+        Search another map from now on; the old one stays if that raises an error.
+
+        swapped: called between the last answer by the old one and the first by the new.
+        """
+        localizer = self._pipeline.localizer
+        model = localizer.model
+
+        def swap() -> None:
+            database = PlaceDatabase.open(Path(path), model_hash=model.encoder_hash,
+                                          preprocessing_hash=preprocessing_hash(model.config))
+            self._pipeline.localizer = Localizer(model, database, localizer.config)
+            swapped()
+
+        self._worker.call(swap)
+
+    def close(self) -> None:
+        """Free the model and end the thread."""
+        self._worker.call(self._pipeline.localizer.close)
+        self._worker.close()
+
+    def stop(self) -> None:
+        """End the thread, and no more: the process ends."""
+        self._worker.close()
+
+    def _work(self, item: tuple[Moment, int]) -> None:
+        moment, arrived_ns = item
+        try:
+            images = {name: deserialize_message(data, self._image_type)
+                      for name, data in moment.images.items()}
+            first = next(iter(images.values()))
+            try:
+                answered = self._with_present_config().answer(images)
+            except Exception as error:  # A defect must not end the thread: the next image counts.
+                self._node.get_logger().debug(traceback.format_exc())
+                answered = Answered(rejection('failed', sentence(error)), stamp_of(first.header),
+                                    first.header.frame_id)
+            self._health.encoding = getattr(first, 'encoding', None) or first.format
+            self._health.stamp_delay_s = (arrived_ns - answered.stamp_ns) * 1e-9
+            self._on_answered(answered)
+        except Exception as error:
+            if self._node.context.ok():  # else the node is being shut down under this thread
+                self._node.get_logger().error(f'an image was lost: {sentence(error)}')
+                self._node.get_logger().debug(traceback.format_exc())
+
+    def _with_present_config(self) -> Pipeline:
+        """Return the pipeline, with the parameters that take effect at once."""
+        localizer = self._pipeline.localizer
+        config = parameters.localizer_config(
+            {s.name: self._node.get_parameter(s.name).value for s in parameters.LOCALIZER})
+        if config != localizer.config:
+            self._pipeline.localizer = Localizer(localizer.model, localizer.database, config)
+        return self._pipeline
+
+
+def load_localizer(given: dict[str, Any]) -> Localizer:
+    """Return the localizer that the parameters ask for, warmed up."""
+    device, runtime = given['device'], given['runtime']
+    if device == 'auto':
+        device = best_device(runtime)
+    if given['threads']:
+        torch.set_num_threads(given['threads'])
+    localizer = open_localizer(
+        Path(given['model'] or shared_directory('models') / 'city'), Path(given['database']),
+        parameters.localizer_config(given), device, runtime, given['precision'],
+        given['acceleration'])
+    # Noise, once: the first image of a drive must not pay for what is set up lazily.
+    config = localizer.model.config.image
+    noise = np.random.default_rng(0).integers(0, 256, (config.height, config.width, 3), np.uint8)
+    try:
+        localizer.localize(noise, config.camera, transform(R_base_optical))
+    except BaseException:
+        localizer.close()
+        raise
+    return localizer
+
+
+def sentence(error: BaseException) -> str:
+    """Return an error as a sentence; a defect's begins with its type."""
+    return str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'

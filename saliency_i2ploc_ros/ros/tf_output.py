@@ -1,0 +1,148 @@
+"""What fixes become on /tf: `publish_tf`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import threading
+import time
+from typing import Any
+
+from geometry_msgs.msg import TransformStamped, Vector3
+from nav_msgs.msg import Odometry
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from ..errors import InputError
+from ..geometry.poses import inverse
+from .conversions import header_at, pose_to_message
+from .odometry import OdometryTf, OdometryTopic
+
+Array = NDArray[np.float64]
+
+NONE, MAP_TO_ODOM, MAP_TO_BASE = 'none', 'map_to_odom', 'map_to_base'
+PATIENCE_S = 1.0  # with odometry that comes later than the fix of its time
+
+
+class TfOutput:
+    """
+    Sends each fix on /tf, in one of two ways; made when configured, closed at cleanup.
+
+    map_to_base: the fix itself, with its own stamp. map_to_odom: T_map_base of the fix times the
+    inverse of T_odom_base at the fix's stamp, sent again and again, since it holds until the next
+    fix: dated ahead by two periods, so that a listener who asks for now finds it.
+    on_trouble: called with a sentence where a fix finds no odometry, with '' where one does.
+
+    A package that is not installed is an InputError.
+    """
+
+    def __init__(self, node: LifecycleNode, given: dict[str, Any],
+                 on_trouble: Callable[[str], None]) -> None:
+        self._node, self._given, self._on_trouble = node, given, on_trouble
+        self.mode = given['publish_tf']
+        self._publisher = self._timer = None
+        self._odometry: OdometryTopic | OdometryTf | None = None
+        self._lock = threading.Lock()
+        self._waiting: tuple[Array, int, float] | None = None
+        self._T_map_odom: Array | None = None
+        if self.mode == NONE:
+            return
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError as error:
+            raise InputError(f'publish_tf is {self.mode}, which needs the package tf2_msgs: '
+                             'install it (ros-<distribution>-tf2-msgs), or set publish_tf to '
+                             'none') from error
+        self._message_type = TFMessage
+        if self.mode == MAP_TO_ODOM:
+            frames = given['odom_frame'], given['base_frame']
+            if len({given['map_frame'], *frames}) < 3:
+                raise InputError('map_frame, odom_frame and base_frame must be three frames for '
+                                 'publish_tf map_to_odom')
+            self._odometry = (OdometryTf(node, *frames) if given['odometry'] == 'tf'
+                              else OdometryTopic(*frames))
+        # As tf2_ros's broadcaster has it.
+        self._publisher = node.create_lifecycle_publisher(
+            TFMessage, '/tf', QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE))
+
+    @property
+    def on_odometry(self) -> Callable[[Odometry], None] | None:
+        """Return what takes the messages of `odom`; None if nobody needs them."""
+        return self._odometry.add if isinstance(self._odometry, OdometryTopic) else None
+
+    def start(self) -> None:
+        """Begin to send, in an active node."""
+        if self.mode == MAP_TO_ODOM:
+            # By the node's own clock: while a simulation stands, nothing is sent.
+            self._timer = self._node.create_timer(self._given['tf_period_s'], self.send)
+
+    def stop(self) -> None:
+        """Send nothing more, and forget what was sent."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+        self._timer = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all that has a time."""
+        with self._lock:
+            self._waiting = self._T_map_odom = None
+        if self._odometry is not None:
+            self._odometry.forget()
+
+    def close(self) -> None:
+        """Free everything."""
+        self.stop()
+        if self._odometry is not None:
+            self._odometry.close()
+        if self._publisher is not None:
+            self._node.destroy_lifecycle_publisher(self._publisher)
+        self._publisher = self._odometry = None
+
+    def take(self, T_map_base: Array, stamp_ns: int) -> None:
+        """Take a fix; called in the inference thread."""
+        if self.mode == MAP_TO_BASE:
+            self._publish(T_map_base, stamp_ns, self._given['base_frame'])
+        elif self.mode == MAP_TO_ODOM:
+            with self._lock:
+                self._waiting = T_map_base, stamp_ns, time.monotonic()
+
+    def send(self) -> None:
+        """Send map_to_odom, corrected by the fix that waits, if any; by the timer."""
+        odometry = self._odometry
+        with self._lock:
+            waiting = self._waiting
+        if waiting is not None and odometry is not None:
+            T_map_base, stamp_ns, since = waiting
+            try:
+                T_map_odom = T_map_base @ inverse(odometry.at(stamp_ns))
+            except InputError as error:
+                # Of the fix's own time it may still come; without it the fix says nothing.
+                given_up = time.monotonic() - since > PATIENCE_S
+                if given_up:
+                    self._on_trouble(f'a fix is not on /tf: {error}')
+            else:
+                given_up = True
+                self._on_trouble('')
+                with self._lock:
+                    # Not if time has been started anew meanwhile.
+                    if self._waiting is not None:
+                        self._T_map_odom = T_map_odom
+            with self._lock:
+                if given_up and self._waiting is waiting:
+                    self._waiting = None
+        T = self._T_map_odom
+        if T is not None:
+            ahead = round(2e9 * self._given['tf_period_s'])
+            self._publish(T, self._node.get_clock().now().nanoseconds + ahead,
+                          self._given['odom_frame'])
+
+    def _publish(self, T_map_child: Array, stamp_ns: int, child: str) -> None:
+        pose = pose_to_message(T_map_child)
+        message = TransformStamped(header=header_at(stamp_ns, self._given['map_frame']),
+                                   child_frame_id=child)
+        p = pose.position
+        message.transform.translation = Vector3(x=p.x, y=p.y, z=p.z)
+        message.transform.rotation = pose.orientation
+        self._publisher.publish(self._message_type(transforms=[message]))

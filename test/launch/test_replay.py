@@ -1,0 +1,61 @@
+"""The launch files that end by themselves: their exit codes, and what they leave."""
+
+import json
+
+from helpers_drives import write_all_cameras
+from helpers_launch import launched
+from helpers_ros import new_domain
+import pytest
+import yaml
+
+from saliency_i2ploc_ros import __version__
+from saliency_i2ploc_ros.encoders.files import encoder_hash, load_model
+
+
+def test_the_demo_takes_a_city_that_is_there_and_ends_with_its_report(world, tmp_path):
+    out = tmp_path / 'demo'
+    out.mkdir()
+    for name in ('map', 'bag'):
+        (out / name).symlink_to(world / name)
+    (out / 'demo.json').write_text(json.dumps({
+        'made by': 'i2ploc demo', 'version': __version__, 'seed': 7, 'length_m': 120.0,
+        'model': encoder_hash(load_model(world / 'model'))}))
+    with launched(new_domain(), tmp_path, 'demo.launch.py', seed=7, length=120, out=out,
+                  model=world / 'model', params_file=world / 'lax.yaml') as launch:
+        assert launch.wait() == 0, launch.log
+        assert not launch.processes()
+    summary = json.loads((out / 'results' / 'summary.json').read_text())
+    assert summary['coverage']['attempted'] == 6 and summary['verdict']['passed']
+    assert (out / 'results' / 'overview.png').is_file()
+
+
+def test_a_missed_threshold_of_a_drive_with_two_cameras_is_the_exit_code(world, tmp_path):
+    write_all_cameras(tmp_path / 'drive')
+    limits = tmp_path / 'limits.yaml'
+    limits.write_text(yaml.safe_dump({'/**/evaluator': {'ros__parameters': {'min_images': 5}}}))
+    with launched(new_domain(), tmp_path, 'replay.launch.py', root=tmp_path / 'drive',
+                  database=world / 'map', model=world / 'model', output=tmp_path / 'out',
+                  params_file=world / 'lax.yaml', replay_params_file=limits, namespace='car',
+                  cameras='[/kitti360/image_00, /kitti360/image_01]',
+                  image_transport='compressed') as launch:
+        assert launch.wait() == 1, launch.log
+        assert not launch.processes()
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['coverage']['attempted'] == 4 and not summary['verdict']['passed']
+    answer = json.loads((tmp_path / 'out' / 'answers.jsonl').read_text().splitlines()[0])
+    assert answer['cameras'] == ['/kitti360/image_00', '/kitti360/image_01']
+    assert len([*(tmp_path / 'cache' / 'bags').iterdir()]) == 1
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    ({'database': 'other'}, 'configuring failed'), ({'bag': 'nowhere'}, 'nowhere'),
+    ({'bag': ''}, 'give either bag:=')])
+def test_a_replay_that_cannot_run_ends_at_once_with_1(world, tmp_path, change, said):
+    names = {'database': 'map', 'bag': 'bag', **change}
+    with launched(new_domain(), tmp_path, 'replay.launch.py', model=world / 'model',
+                  output=tmp_path / 'out', params_file=world / 'lax.yaml',
+                  **{key: world / name if name else '' for key, name in names.items()},
+                  ) as launch:
+        assert launch.wait() == 1, launch.log
+        assert not launch.processes()
+        assert said in launch.log

@@ -1,0 +1,431 @@
+"""Calibration: its figures by hand, its sealed file, who judges whom, and the command."""
+
+from dataclasses import replace
+import json
+import math
+
+import numpy as np
+import pytest
+
+from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.evaluation.calibrating import all_answers, Answers, fit, Site
+from saliency_i2ploc_ros.evaluation.calibration_figures import (
+    anees_band,
+    judge,
+    Judged,
+    measures,
+    recommended,
+)
+from saliency_i2ploc_ros.evaluation.calibration_pictures import by_deviation, wilson
+from saliency_i2ploc_ros.evaluation.described import Described
+from saliency_i2ploc_ros.geometry.poses import planar
+from saliency_i2ploc_ros.localization.calibration import (
+    Calibration,
+    check_calibration,
+    evidence_of,
+    FILE,
+    Logistic,
+    Power,
+    read_calibration,
+    spread_of,
+    write_calibration,
+)
+from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
+from saliency_i2ploc_ros.storage import read_json, write_json
+
+KIND = {'encoder_hash': 'e', 'preprocessing_hash': 'p', 'map_identity': '', 'headings': 2,
+        'smooth_m': 0.0,
+        'spacing_m': 5.0}
+
+
+def calibration(**changes):
+    law = Power(scale=2.0, floor=1.0, power=1.0, growth=0.0)
+    values = {
+        **KIND, 'top_k': 20, 'temperature': 0.03, 'merge_radius_m': 20.0, 'radius_m': 20.0,
+        'right': Logistic(weights=(1.0, 0.0, 0.0, 0.0, 0.0), bias=0.0),
+        'inside': Logistic(weights=(0.0, 1.0, 0.0, 0.0, 0.0), bias=0.0), 'along_m': law,
+        'across_m': law, 'heading_rad': law, 'nothing': 0.1, 'provenance': {'drives': ['a']}}
+    return Calibration(**{**values, **changes})
+
+
+# ---- figures by hand ----
+
+def test_the_evidence_of_a_mixture():
+    scores = np.array([.9, .85, .8, .75, .7])
+    weights = np.array([.4, .3, .1, .15, .05])
+    cluster = np.array([1, 0, 1, 1, 0], bool)
+    alike = np.array([1, 0, 0, 1, 0], bool)
+    found = evidence_of(scores, weights, cluster, alike)
+    assert found == pytest.approx([
+        math.log(.65 / .35), .9, (.9 + .8 + .75) / 3 - (.85 + .7) / 2, 3 / 5, .55 / .65])
+    alone = np.ones(5, bool)
+    found = evidence_of(scores, weights, alone, alone)
+    # All places agree: the odds are bounded, and what would come next is at most the last one.
+    assert found == pytest.approx([8.0, .9, (.9 + .85 + .8) / 3 - .7, 1.0, 1.0])
+
+
+def test_the_spread_is_along_and_across_the_answer():
+    places = np.stack([planar(10.0, 4.0, 1.6), planar(10.0, 0.0, 1.5), planar(12.0, 2.0, -1.5)])
+    answer = planar(10.0, 1.0, math.pi / 2)  # it looks along y
+    weights = np.array([0.5, 0.3, 0.2])
+    found = spread_of(weights, places, np.array([1, 1, 0], bool), answer)
+    w = np.array([5, 3]) / 8
+    assert found == pytest.approx([
+        math.sqrt(w @ [9.0, 1.0]), 0.0,
+        math.sqrt(w @ [(1.6 - math.pi / 2) ** 2, (1.5 - math.pi / 2) ** 2]),
+        -math.log(.8 / .2)], abs=1e-9)
+    found = spread_of(weights, places, np.array([0, 0, 1], bool), answer)
+    assert found[1] == pytest.approx(2.0) and found[0] == pytest.approx(1.0)
+
+
+def test_deviations_are_a_power_of_spread_and_odds():
+    law = Power(scale=0.5, floor=3.0, power=1.5, growth=0.2)
+    assert law(4.0, -1.0) == pytest.approx(0.5 * 5.0 ** 1.5 * math.exp(-0.2))
+
+
+def test_the_covariance_is_turned_into_the_map():
+    flat = {'floor': 1.0, 'power': 0.0, 'growth': 0.0}
+    found = calibration(
+        along_m=Power(scale=3.0, **flat), across_m=Power(scale=1.0, **flat),
+        heading_rad=Power(scale=0.1, **flat)).plane_covariance(np.zeros(4), math.pi / 2)
+    assert found == pytest.approx(np.diag([1.0, 9.0, 0.01]), abs=1e-12)
+
+
+def test_the_probability_reckons_with_images_from_outside():
+    made = calibration()
+    right, inside = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(-1.0))
+    evidence = [2.0, 1.0, 9.0, 9.0, 9.0]
+    assert made.probability(evidence, 0.5) == pytest.approx(right * inside)
+    assert made.probability(evidence, 0.0) == pytest.approx(right)
+    assert made.probability(evidence, 0.1) == pytest.approx(
+        right * .9 * inside / (.9 * inside + .1 * (1 - inside)))
+    unknown = calibration(inside=None)
+    assert unknown.probability(evidence, 0.1) == pytest.approx(right)
+
+
+# ---- the file ----
+
+def test_a_calibration_is_read_as_it_was_written(tmp_path):
+    assert read_calibration(tmp_path) is None
+    write_calibration(tmp_path, calibration())
+    first = (tmp_path / FILE).read_bytes()
+    assert read_calibration(tmp_path) == calibration()
+    write_calibration(tmp_path, calibration())
+    assert (tmp_path / FILE).read_bytes() == first
+
+
+@pytest.mark.parametrize('change, said', [
+    ({'nothing': 0.2}, 'altered.*i2ploc calibrate'),
+    ({'hash': None}, 'altered'),
+    ({'format': 99}, 'format 99.*update this package'),
+    ({'nothing': 1.5}, r'no calibration \(nothing'),
+    ({'right': {'weights': [1.0], 'bias': 0.0}}, 'right.weights'),
+    ({'colour': 'red'}, 'colour'),
+    ({'radius_m': math.inf}, 'radius_m'),
+])
+def test_what_is_not_as_it_was_written_is_refused(tmp_path, change, said):
+    write_calibration(tmp_path, calibration())
+    write_json(tmp_path / FILE, {**read_json(tmp_path / FILE), **change})
+    with pytest.raises(InputError, match=said):
+        read_calibration(tmp_path)
+
+
+@pytest.mark.parametrize('text', ['[]', 'null', '{}'])
+def test_other_json_is_refused(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InputError, match='i2ploc calibrate'):
+        read_calibration(tmp_path)
+
+
+@pytest.mark.parametrize('name, here', [
+    ('encoder_hash', 'other'), ('preprocessing_hash', 'other'), ('headings', 12),
+    ('spacing_m', 2.0), ('temperature', 0.1), ('top_k', 5), ('map_identity', 'other')])
+def test_a_calibration_of_something_else_is_refused(tmp_path, name, here):
+    made = calibration(map_identity='this')
+    kind = {**KIND, 'map_identity': 'this', 'top_k': 20, 'temperature': 0.03}
+    check_calibration(made, kind, tmp_path)
+    with pytest.raises(InputError, match=f'{name}.*calibrate again.*remove {FILE}'):
+        check_calibration(made, {**kind, name: here}, tmp_path)
+    if name == 'map_identity':
+        check_calibration(calibration(), {**kind, name: here}, tmp_path)  # of any map
+
+
+# ---- what images answer ----
+
+def described(what, descriptors, poses, session='d'):
+    return Described(what, session, np.asarray(descriptors, np.float32), np.stack(poses),
+                     np.arange(len(poses)))
+
+
+def test_answers_are_of_the_vehicle_whichever_way_its_camera_looks():
+    # Places every 5 m along x, seen by a camera that looks ahead; each image matches one of them.
+    views = [planar(5.0 * i, 0.0, 0.0) for i in range(8)]
+    # Its vehicle is turned right by a quarter, since its camera looks to the left.
+    vehicle = [planar(5.0 * i, 0.5, -math.pi / 2) for i in (1, 3)]
+    site = Site('s', 'f', described('cloud', np.eye(8), views),
+                [(described('image', np.eye(8)[[1, 3]], vehicle), math.pi / 2)])
+    config = LocalizerConfig(top_k=4, temperature=0.01)
+    found, = all_answers([site], 5.0, config)
+    assert found.inside and found.right.all() and len(found) == 2
+    # The answer lies 0.5 m off in y; the vehicle looks along -y.
+    assert found.error == pytest.approx(np.array([[0.5, 0.0, 0.0]] * 2), abs=1e-6)
+    assert found.yaw == pytest.approx([-math.pi / 2] * 2)
+    assert found.chance.tolist() == [3 / 8, 3 / 8]  # one, and its neighbours on both sides
+    assert found.near[:, 0].all() and found.scores.shape == (2, 4)
+    # A vehicle that looks along x is wrong by a quarter turn.
+    turned = replace(site, queries=[(site.queries[0][0], 0.0)])
+    assert not all_answers([turned], 5.0, config)[0].right.any()
+
+
+def test_images_are_strangers_only_in_maps_of_other_frames():
+    def site(name, frame, places=True):
+        poses = [planar(5.0 * i, 0.0, 0.0) for i in range(6)]
+        return Site(name, frame, described('cloud', np.eye(6), poses) if places else None,
+                    [(described('image', np.eye(6), poses, name), 0.0)])
+    sites = [site('a', 'A'), site('a at dusk', 'A'), site('b', 'B'), site('c', 'C', False)]
+    found = all_answers(sites, 5.0, LocalizerConfig(top_k=3))
+    assert [(one.site, one.drive, one.inside, len(one)) for one in found] == [
+        ('a', 'a', True, 6), ('a', 'b', False, 2), ('a', 'c', False, 2),
+        ('a at dusk', 'a at dusk', True, 6), ('a at dusk', 'b', False, 2),
+        ('a at dusk', 'c', False, 2), ('b', 'a', False, 2), ('b', 'a at dusk', False, 2),
+        ('b', 'b', True, 6), ('b', 'c', False, 2)]
+    assert np.isnan(found[1].error).all() and not found[1].right.any()
+    assert not found[1].near.any() and not found[1].chance.any()
+
+
+def answers(frame, taken, n=80, seed=0, sigma=2.0):
+    """Return answers whose odds of being right are exp(weight), and of inside exp(8 score)."""
+    rng = np.random.default_rng([seed, *map(ord, frame + taken)])
+    inside = frame == taken
+    evidence = np.column_stack([rng.normal(1.0, 2.0, n), rng.normal(0.5 * inside, 0.25, n),
+                                np.zeros((n, 3))])
+    right = rng.random(n) < 1.0 / (1.0 + np.exp(-evidence[:, 0]))
+    error = rng.normal(0.0, [sigma, sigma / 2, 0.02], (n, 3))
+    error[~right, 0] += 200.0
+    xy = np.column_stack([np.arange(n) * 4.0, np.zeros(n)])
+    return Answers(
+        frame, frame, taken, inside, taken, evidence,
+        np.column_stack([rng.exponential(2.0, (n, 2)), np.full(n, 0.02), np.full(n, -2.0)]),
+        error if inside else error * np.nan, rng.uniform(-3, 3, n), xy,
+        np.full((n, 2), 0.5), np.ones((n, 2), bool) & inside, np.full(n, 0.1 * inside))
+
+
+def taught(asked):
+    return fit(asked, LocalizerConfig(), KIND)
+
+
+def test_nobody_is_judged_by_what_it_taught():
+    asked = [answers(f, t) for f in 'ABCD' for t in 'ABCD']
+    lessons = []
+
+    def spy(some):
+        lessons.append({(one.map, one.taken) for one in some})
+        return taught(some)
+
+    judged = judge(asked, spy, 0.05)
+    assert len(judged) == 16 * 80  # everybody is judged
+    assert len(lessons) == 4 + 6  # without one site, and without a map and the strangers' home
+    for lesson in lessons:
+        missing = set('ABCD') - {name for pair in lesson for name in pair}
+        assert len(missing) in (1, 2)
+        # All that has nothing to do with who is judged teaches.
+        assert len(lesson) == (4 - len(missing)) ** 2
+    with_three = judge([answers(f, t) for f in 'ABC' for t in 'ABC'], taught, 0.05)
+    assert with_three.inside.all()  # strangers would have taught
+
+
+def test_one_map_is_judged_by_halves_of_the_way():
+    asked = [answers('A', 'A'), replace(answers('A', 'A', seed=1), drive='back')]
+    lessons = []
+    judged = judge(asked, lambda some: (lessons.append(some), taught(some))[1], 0.05)
+    assert len(judged) == 160 and len(lessons) == 2
+    for lesson in lessons:
+        x = np.concatenate([one.xy[:, 0] for one in lesson])
+        assert len(x) == 80 and (x.max() < 158.1 or x.min() > 158.1)  # both drives, one half
+
+
+def test_a_calibration_without_right_answers_is_refused():
+    asked = [answers('A', 'A')]
+    asked = [replace(asked[0], error=asked[0].error + 500.0)]
+    with pytest.raises(InputError, match='all of the 80 answers are wrong'):
+        taught(asked)
+    with pytest.raises(InputError, match='no image with a pose in its own map'):
+        taught([answers('A', 'B')])
+
+
+def test_the_figures_of_a_simulation_are_those_of_its_making():
+    asked = [answers(f, t, 500) for f in 'ABCD' for t in 'ABCD']
+    judged = judge(asked, taught, 0.05)
+    found = measures(judged, 0.05)
+    own = judged.of(judged.inside)
+    assert found['right'] == own.right.mean() and 0.6 < found['right'] < 0.75
+    assert found['ece'] < 0.05 and found['mixed_ece'] < 0.05
+    assert found['right_coverage_along_2'] == pytest.approx(0.954, abs=0.03)
+    assert found['right_coverage_x_1'] == pytest.approx(0.683, abs=0.05)
+    assert found['right_anees'] == pytest.approx(1.0, abs=0.1)
+    # Two normals 2 deviations apart.
+    assert found['open_auroc'] == pytest.approx(0.921, abs=0.015)
+    accepted = judged.probability >= 0.9
+    assert found['at_0.9_accepted'] == accepted[judged.inside].mean()
+    assert found['at_0.9_false'] == pytest.approx(1 - own.right[own.probability >= 0.9].mean())
+    assert found['at_0.9_elsewhere'] == accepted[~judged.inside].mean()
+    # Strangers are three times as many, and count as 5 of 100.
+    n = np.where(judged.inside, 0.95 / 0.25, 0.05 / 0.75)
+    assert found['at_0.9_mixed_false'] == pytest.approx(
+        np.average(~judged.right[accepted], weights=n[accepted]))
+    band = anees_band(judged)
+    assert band.low < 1.0 < band.high and 500 < band.effective <= own.right.sum()
+    wide = replace(judged, error=1.5 * judged.error)
+    assert measures(wide, 0.05)['right_anees'] > anees_band(wide).high
+    thresholds = recommended(judged, 0.05)
+    assert thresholds['0.01'] >= thresholds['0.02'] >= thresholds['0.05']
+    without = measures(own, 0.05)
+    assert math.isnan(without['open_auroc']) and math.isnan(without['mixed_ece'])
+    assert without['ece'] == found['ece']
+
+
+def test_nees_is_that_of_the_turned_covariance():
+    asked = [answers(f, f) for f in 'AB']
+    judged = judge(asked, taught, 0.0)
+    made = taught([asked[1]])  # judges A
+    one = asked[0]
+    for i in (0, 7):
+        P = made.plane_covariance(one.spread[i], one.yaw[i])
+        c, s = math.cos(one.yaw[i]), math.sin(one.yaw[i])
+        along, across, turn = one.error[i]
+        e = np.array([c * along - s * across, s * along + c * across, turn])
+        assert judged.nees[i] == pytest.approx(e @ np.linalg.solve(P, e) / 3)
+        assert judged.sigma[i, 3:] ** 2 == pytest.approx(np.diag(P)[:2])
+        assert judged.error[i, 3:] == pytest.approx(e[:2])
+
+
+def test_helpers_of_the_pictures():
+    low, high = wilson(np.array([0.5]), np.array([100.0]))
+    assert (low[0], high[0]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    rng = np.random.default_rng(0)
+    sigma = np.exp(rng.uniform(0, 3, 4000))
+    said, was = by_deviation(sigma, rng.normal(0, 2 * sigma))
+    assert len(said) == 12 and was / said == pytest.approx(np.full(12, 2.0), rel=0.2)
+    assert isinstance(judge([answers('A', 'A'), answers('B', 'B')], taught, 0.0), Judged)
+
+
+# ---- the command ----
+
+FRAMES = 44
+
+
+def write_city(root, number):
+    """Write a street of 88 m driven twice, with scans, as a city of its own."""
+    import cv2
+
+    from saliency_i2ploc_ros.data.drive import Scan
+    from saliency_i2ploc_ros.data.kitti360 import DriveWriter
+    from saliency_i2ploc_ros.data.kitti360 import write_calibration as write_cameras
+    from saliency_i2ploc_ros.geometry.cameras import Pinhole
+    from saliency_i2ploc_ros.geometry.poses import apply, inverse, R_base_optical, transform
+
+    rng = np.random.default_rng(number)
+    T_base_lidar = transform(None, [0.0, 0.0, 1.7])
+    write_cameras(root, Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5),
+                  transform(R_base_optical, [1.0, 0.0, 1.5]), T_base_lidar)
+    street = np.stack([rng.uniform(-20, 110, 6000), rng.choice([-8.0, 9.0], 6000),
+                       rng.uniform(0, 8, 6000)], 1)
+    for drive, lane in ((0, 0.0), (1, 1.5)):
+        poses = np.stack([planar(2.0 * i, lane, 0.0) for i in range(FRAMES)])
+        stamps = np.arange(FRAMES) * 10 ** 9 + 1_700_000_000_000_000_007
+        with DriveWriter(root, f'city_{number:04d}_drive_{drive:04d}_sync') as writer:
+            for i, T in enumerate(poses):
+                small = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+                writer.image(i, cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
+                seen = street[np.linalg.norm(street[:, :2] - T[:2, 3], axis=1) < 30.0]
+                points = apply(inverse(T @ T_base_lidar), seen).astype(np.float32)
+                writer.scan(i, Scan(points, np.zeros(len(points), np.float32), None))
+            writer.finish(stamps, stamps, np.arange(FRAMES), poses)
+    write_json(root / 'city.json', {'scanned': [0], 'pictured': [0, 1]})
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    from test_protocols import save_small_model
+    root = tmp_path_factory.mktemp('world')
+    save_small_model(root / 'model', seed=3)
+    for number in (7, 8):
+        write_city(root / 'cities' / f'city-{number}', number)
+    patch = pytest.MonkeyPatch()
+    patch.setenv('I2PLOC_CACHE', str(root / 'cache'))
+    yield root
+    patch.undo()
+
+
+def calibrate(*arguments):
+    import typer
+    from typer.testing import CliRunner
+
+    from saliency_i2ploc_ros.cli import calibrate
+    app = typer.Typer()
+    app.command()(calibrate.command)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_the_command_writes_calibration_and_report(world, tmp_path):
+    said = calibrate(world / 'cities', '--model', world / 'model', '--report', tmp_path / 'report')
+    assert 'ECE' in said and 'calibration.json' in said
+    made = read_calibration(world / 'model')
+    assert (made.map_identity, made.headings, made.spacing_m) == ('', 1, 5.0)
+    # The map's own images are not asked.
+    assert made.provenance['calibrated_on'] == ['city_0007_drive_0001_sync',
+                                                'city_0008_drive_0001_sync']
+    assert (made.provenance['images'], made.provenance['elsewhere']) == (88, 22)
+    assert str(world) not in (world / 'model' / FILE).read_text()
+    assert made.inside is not None
+    summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    assert summary['images'] == {'inside': 88, 'elsewhere': 0}  # two sites cannot judge strangers
+    assert set(summary['sites']) == {'city-7', 'city-8'}
+    assert summary['figures']['open_auroc']['value'] is None
+    page = (tmp_path / 'report' / 'report.md').read_text()
+    for words in ('ECE', 'ANEES', 'within 2σ', 'takes four sites', 'does not say which drives'):
+        assert words in page, words
+    for name in ('probabilities', 'acceptance', 'covariances'):
+        assert (tmp_path / 'report' / f'{name}.png').stat().st_size > 10_000
+    calibrate(world / 'cities', '--model', world / 'model', '--out', tmp_path / 'again',
+              '--report', tmp_path / 'report2')
+    assert (tmp_path / 'again' / FILE).read_bytes() == (world / 'model' / FILE).read_bytes()
+
+
+def test_one_map_gets_a_calibration_of_its_own(world, tmp_path):
+    from saliency_i2ploc_ros.cli import build_map
+    from saliency_i2ploc_ros.mapping.database import PlaceDatabase
+    city = world / 'cities' / 'city-7'
+    build_map.command(out=tmp_path / 'map', root=city, drive='0000', cloud=None, trajectory=None,
+                      scale=1.0, model=world / 'model', spacing=None, headings=None, picture=None,
+                      overwrite=False, device='cpu')
+    calibrate(city, '--model', world / 'model', '--map', tmp_path / 'map', '--elsewhere',
+              world / 'cities' / 'city-8', '--report', tmp_path / 'report')
+    made, database = read_calibration(tmp_path / 'map'), PlaceDatabase.open(tmp_path / 'map')
+    assert made.map_identity == database.identity and made.headings == 1
+    assert made.provenance['images'] == 44 and made.provenance['elsewhere'] == 22
+    page = (tmp_path / 'report' / 'report.md').read_text()
+    # A half of so short a way teaches too little to judge the other, and the page says so.
+    assert 'Not judged' in page and 'is judged' not in page.partition('How it was done')[0]
+
+
+def test_drives_that_trained_the_model_are_refused(world, tmp_path):
+    from test_protocols import save_small_model
+    save_small_model(tmp_path / 'model', trained_on=['city_0007_drive_0001_sync'])
+    with pytest.raises(InputError, match='trained on city_0007_drive_0001_sync.*other drives'):
+        calibrate(world / 'cities', '--model', tmp_path / 'model', '--report', tmp_path / 'r')
+    assert not (tmp_path / 'model' / FILE).exists() and not (tmp_path / 'r').exists()
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (['--map', 'map', '--headings', '4'], 'not both'),
+    (['--drive', '0099'], 'has a drive 0099'),
+    (['--camera', 'image_07'], 'image_07'),
+])
+def test_what_cannot_be_calibrated_is_refused(world, tmp_path, arguments, said):
+    with pytest.raises(InputError, match=said):
+        calibrate(world / 'cities', *arguments, '--model', world / 'model', '--report',
+                  tmp_path / 'r')
