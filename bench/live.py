@@ -16,7 +16,8 @@ from saliency_i2ploc_ros.storage import shared_directory
 FRAME = 'camera_optical'
 MOUNTED = [0.0, 0.0, 1.5, -0.5, 0.5, -0.5, 0.5]  # an optical frame looking ahead
 # So that every image gets a fix, and none is spared the way.
-LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0}
+LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0, 'min_visible': 0.0,
+       'frozen_s': 0.0}
 
 
 def world(folder, city=None, map_path=None):

@@ -154,7 +154,8 @@ def encoding(opened, prepared, runs):
 
 def localizer(given, images, camera, map_path, precision, acceleration):
     """Return how answers differ from the processor's, how long they take, and what is left."""
-    lax = LocalizerConfig(min_weight=0.0, min_score=-1.0, min_contrast=0.0)
+    lax = LocalizerConfig(min_weight=0.0, min_score=-1.0, min_contrast=0.0,
+                          min_visible=0.0)
     mount = transform(R_base_optical)
     before = held(given.device)
     plain = open_localizer(given.model, map_path, lax)

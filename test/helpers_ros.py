@@ -41,7 +41,8 @@ from saliency_i2ploc_ros.ros.conversions import header_at, rgb_to_image
 
 EXTRINSICS = [*map(float, T_base_camera[:3, 3]), *map(float, to_quaternion(T_base_camera))]
 # All that an untrained model finds is accepted.
-LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0}
+LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0, 'min_visible': 0.0,
+       'frozen_s': 0.0}
 SPACE = '/kitti360/image_00'
 TINY = ModelConfig(
     name='tiny', descriptor_dim=16,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import faiss
 from helpers_drives import real_data, SHARED
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash,
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.geometry.poses import apply, planar, yaw_of
 from saliency_i2ploc_ros.mapping import database as module
+from saliency_i2ploc_ros.mapping import nearest
 from saliency_i2ploc_ros.mapping.builder import build_database, encode_submaps
 from saliency_i2ploc_ros.mapping.database import ARRAYS, PlaceDatabase, write_database
 from saliency_i2ploc_ros.mapping.views import headings, smoothed
@@ -89,6 +91,77 @@ def test_search_equals_brute_force(made):
         np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
     with pytest.raises(InputError, match='16 numbers'):
         database.search(np.zeros((2, D + 1), np.float32), 1)
+
+
+def alike(n, seed=0, wide=128):
+    """Return descriptors (n, 128), most of which lies in few directions, as of real places."""
+    rng = np.random.default_rng(seed)
+    scale = np.exp(-np.arange(wide) / 12.0)
+    x = (rng.normal(size=(n, wide)) * scale).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_a_large_map_is_searched_nearly_as_well_as_a_small_one(monkeypatch):
+    monkeypatch.setattr(nearest, 'LARGE', 1000)
+    # So few that looking into all lists, or at all places, would be the exception.
+    monkeypatch.setattr(nearest, 'PROBES', 24)
+    monkeypatch.setattr(nearest, 'CANDIDATES', 200)
+    x, queries = alike(6000), alike(60, seed=1)
+    cosines = queries.astype(np.float64) @ x.T.astype(np.float64)
+    expected = np.argsort(-cosines, axis=1)[:, :20]
+    large = nearest.Nearest(x)
+    scores, found = large.search(queries, 20)
+    assert np.mean(found[:, 0] == expected[:, 0]) >= 0.95
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(expected, found, strict=True)]) >= 0.95
+    assert found.dtype == np.int64 and scores.dtype == np.float32
+    assert all(len(set(row)) == 20 for row in found.tolist())
+    # Whatever was found, its cosine is the exact one, best first.
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, found, 1), atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0.0).all()
+    again = nearest.Nearest(x).search(queries, 20)
+    np.testing.assert_array_equal(again[1], found)
+    # It has to miss something, or it would be the exact search under another name.
+    monkeypatch.setattr(nearest, 'PROBES', 1)
+    assert (nearest.Nearest(x).search(queries, 20)[1] != expected).any()
+
+
+@pytest.mark.parametrize('k', [100, 1001, 1200])
+def test_of_a_large_map_wide_answers_are_exact(monkeypatch, k):
+    monkeypatch.setattr(nearest, 'LARGE', 1000)
+    monkeypatch.setattr(nearest, 'MOST', 50)
+    monkeypatch.setattr(nearest, '_BLOCK', 500)
+    x, queries = alike(1200), alike(3, seed=1)
+    scores, found = nearest.Nearest(x).search(queries, k)
+    cosines = queries.astype(np.float64) @ x.T.astype(np.float64)
+    assert scores.shape == (3, k) and all(len(set(row)) == k for row in found.tolist())
+    # By cosines, since places whose cosines are the same to 1e-7 may change their order.
+    np.testing.assert_allclose(scores, -np.sort(-cosines, axis=1)[:, :k], atol=1e-6)
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, found, 1), atol=1e-6)
+
+
+def test_lists_that_hold_too_little_are_made_up_for(monkeypatch):
+    monkeypatch.setattr(nearest, 'LARGE', 1000)
+    monkeypatch.setattr(nearest, 'PROBES', 1)
+    x, queries = alike(1200), alike(5, seed=1)
+    found = nearest.Nearest(x).search(queries, 100)[1]
+    np.testing.assert_array_equal(found, np.argsort(-(queries @ x.T), axis=1)[:, :100])
+
+
+def test_a_small_map_is_searched_exactly_and_a_large_one_where_it_lies(tmp_path, monkeypatch):
+    x = alike(1200)
+    write_database(tmp_path / 'map', x, np.tile(POSES[:1], (1200, 1, 1)), CLOUDS[:1] * 1200,
+                   **MADE_BY)
+    exact = faiss.IndexFlatIP(128)
+    exact.add(x)
+    queries = alike(8, seed=1)
+    for got, want in zip(PlaceDatabase.open(tmp_path / 'map').search(queries, 20),
+                         exact.search(queries, 20), strict=True):
+        np.testing.assert_array_equal(got, want)
+    monkeypatch.setattr(nearest, 'LARGE', 1000)
+    database = PlaceDatabase.open(tmp_path / 'map')
+    found = database.search(queries, 2000)[1]
+    assert found.shape == (8, 1200) and isinstance(database.descriptors, np.memmap)
+    np.testing.assert_array_equal(found[:, :20], exact.search(queries, 20)[1])
 
 
 def test_identity_is_that_of_the_content(made, tmp_path):
@@ -318,7 +391,7 @@ def test_smoothing_is_the_weighted_mean_of_neighbours_that_look_the_same_way():
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     apart = np.linalg.norm(poses[:, None, :2, 3] - poses[None, :, :2, 3], axis=2)
     turn = np.angle(np.exp(1j * (yaw_of(poses)[:, None] - yaw_of(poses))))
-    kernel = np.where((np.abs(turn) <= np.radians(30.0)) & (apart <= 12.0),
+    kernel = np.where((np.abs(turn) <= np.radians(29.0)) & (apart <= 12.0),
                       np.exp(-0.5 * (apart / 4.0) ** 2), 0.0)
     expected = kernel @ x
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)

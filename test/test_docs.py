@@ -11,6 +11,7 @@ import yaml
 
 from saliency_i2ploc_ros.cli.main import app
 from saliency_i2ploc_ros.localization.localizer import camera_yaw
+from saliency_i2ploc_ros.localization.sequence import SEQUENCE_REASONS
 from saliency_i2ploc_ros.ros.diagnostics import KEYS, REFUSALS
 from saliency_i2ploc_ros.ros.frames import extrinsics_of
 from saliency_i2ploc_ros.ros.parameters import LOCALIZER, TABLES
@@ -160,7 +161,8 @@ def test_parameters_are_given_values_that_they_take(page):
 def test_every_rejection_is_explained():
     page = text_of(TOP / 'docs' / 'troubleshooting.md')
     explained = set(re.findall(r'^\| `(\w+)` \|', page.partition('## The node does')[0], re.M))
-    assert set(REFUSALS) | {'out_of_order', 'no_texture', 'low_score', 'ambiguous'} == explained
+    assert {*REFUSALS, *SEQUENCE_REASONS, 'out_of_order', 'no_texture', 'low_score',
+            'ambiguous'} == explained
     sources = '\n'.join(path.read_text() for folder in ('ros', 'localization')
                         for path in (PACKAGE / folder).glob('*.py'))
     assert all(f"'{reason}'" in sources for reason in explained)

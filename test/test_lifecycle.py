@@ -144,7 +144,7 @@ def test_a_bad_model_fails_to_configure_with_the_reason(inside, tmp_path, change
     ({'camera_extrinsics': [0.0] * 7}, 'the quaternion of length 1'),
     ({'cameras': ['a'], 'camera_frame': 'x'}, 'camera_frame is of one camera'),
     ({'publish_tf': 'map_to_base'}, 'needs the package tf2_msgs'),
-    ({'publish_tf': 'map_to_odom'}, 'needs the package tf2_msgs'),
+    ({'publish_tf': 'map_to_odom', 'odometry': 'topic'}, 'needs the package tf2_msgs'),
     pytest.param({'device': 'cuda'}, "'cuda' cannot be used", marks=pytest.mark.skipif(
         torch.cuda.is_available(), reason='there is a CUDA device'))])
 def test_what_does_not_go_together_fails_to_configure(inside, monkeypatch, values, said):

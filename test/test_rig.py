@@ -105,7 +105,7 @@ def panorama_pipeline(cameras):
     config = tiny_model().config
     model = DualEncoder(config.model_copy(update={'image': ImageConfig(
         height=32, width=64, dim=32, depth=1, heads=2, camera=SEES)}))
-    localizer = Localizer(model, StandInDatabase(), LocalizerConfig())
+    localizer = Localizer(model, StandInDatabase(), LocalizerConfig(min_visible=0.0))
     return Pipeline(localizer, cameras, lambda frame, camera: MOUNTS[camera], '', True,
                     lambda what: None)
 

@@ -27,7 +27,7 @@ from saliency_i2ploc_ros.localization.localizer import open_localizer
 from saliency_i2ploc_ros.storage import write_json
 
 FRAMES = 6
-LAX = LocalizerConfig(min_score=-1.0, min_weight=0.0, min_contrast=0.0)
+LAX = LocalizerConfig(min_score=-1.0, min_weight=0.0, min_contrast=0.0, min_visible=0.0)
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +90,7 @@ def test_the_scene_of_an_image_with_a_fix(world, accepting, monkeypatch, tmp_pat
 
 def test_the_scene_of_a_rejection_says_why(world, monkeypatch, tmp_path):
     strict = open_localizer(world / 'model', world / 'map', LocalizerConfig(
-        min_score=1.0, min_contrast=0.0))
+        min_score=1.0, min_contrast=0.0, min_visible=0.0))
     scene = scene_of_drive(strict, open_drive(world / 'drive', None), frame=0)
     figure, _ = drawn(monkeypatch, scene, tmp_path / 'scene.png')
     assert figure.get_suptitle().endswith('no fix (low_score)')
@@ -125,7 +125,8 @@ def test_the_scene_of_a_run_is_what_was_answered(world, accepting, monkeypatch, 
 
 
 def test_a_rejection_comes_back_from_json_with_its_estimate(world, accepting):
-    strict = open_localizer(world / 'model', world / 'map', LocalizerConfig(min_score=1.0))
+    strict = open_localizer(world / 'model', world / 'map', LocalizerConfig(
+        min_score=1.0, min_visible=0.0))
     drive = open_drive(world / 'drive', None)
     stream = drive.cameras['image_00']
     answer = strict.localize(drive.image('image_00', 1), stream.camera, stream.T_base_sensor)

@@ -201,8 +201,8 @@ def test_a_system_localizes(config, world, tmp_path):
     image = np.random.default_rng(0).integers(
         0, 256, (camera.height, camera.width, 3)).astype(np.uint8)
     mounted = transform(R_base_optical, [0.6, 0.0, 1.6])
-    answer = Localizer(model, database, LocalizerConfig(min_score=-1.0, min_weight=0.0)).localize(
-        image, camera, mounted)
+    config = LocalizerConfig(min_score=-1.0, min_weight=0.0, min_visible=0.0)
+    answer = Localizer(model, database, config).localize(image, camera, mounted)
     assert len(answer.candidates.indices) > 0
 
 

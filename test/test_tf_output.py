@@ -16,7 +16,7 @@ from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.geometry.poses import from_quaternion, planar
 from saliency_i2ploc_ros.ros import tf_output
 from saliency_i2ploc_ros.ros.conversions import header_at, message_to_pose, pose_to_message
-from saliency_i2ploc_ros.ros.odometry import OdometryTf, OdometryTopic
+from saliency_i2ploc_ros.ros.odometry import odometry_of, OdometryTf, OdometryTopic
 from saliency_i2ploc_ros.ros.tf_output import TfOutput
 
 S = 1_000_000_000
@@ -131,16 +131,17 @@ def test_map_to_base_is_the_fix_under_its_own_stamp(node):
     out.take(fix, START_NS + 7)
     sent, = node.sent
     assert (sent.header.frame_id, sent.child_frame_id) == ('map', 'base_link')
-    assert stamp_of(sent) == START_NS + 7 and node.timers == [] and out.on_odometry is None
+    assert stamp_of(sent) == START_NS + 7 and node.timers == []
     np.testing.assert_allclose(pose_of(sent), fix, atol=1e-9)
 
 
 def test_map_to_odom_puts_the_vehicle_where_the_fix_was_taken(node):
     troubles = []
-    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append)
+    heard = OdometryTopic('odom', 'base_link')
+    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append, heard)
     out.start()
     for i in range(21):
-        out.on_odometry(odometry(0.1 * i, drive(0.1 * i)))
+        heard.add(odometry(0.1 * i, drive(0.1 * i)))
     out.send()
     assert node.sent == []  # nothing is known yet
     fix = planar(500.0, -300.0, 1.0, 116.0)
@@ -162,19 +163,20 @@ def test_map_to_odom_puts_the_vehicle_where_the_fix_was_taken(node):
 def test_a_fix_waits_for_its_odometry_and_not_for_ever(node, monkeypatch):
     troubles, now = [], [100.0]
     monkeypatch.setattr(tf_output, 'time', SimpleNamespace(monotonic=lambda: now[0]))
-    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append)
+    heard = OdometryTopic('odom', 'base_link')
+    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append, heard)
     out.take(planar(5.0, 0.0, 0.0), START_NS + S)
-    out.on_odometry(odometry(0.9, drive(0.9)))
+    heard.add(odometry(0.9, drive(0.9)))
     out.send()
     assert node.sent == troubles == []
-    out.on_odometry(odometry(1.1, drive(1.1)))
+    heard.add(odometry(1.1, drive(1.1)))
     out.send()
     assert len(node.sent) == 1 and troubles == ['']
     out.take(planar(6.0, 0.0, 0.0), START_NS + 2 * S)
     now[0] += tf_output.PATIENCE_S + 0.1
     out.send()
     assert len(troubles) == 2 and 'a fix is not on /tf: no odometry came' in troubles[1]
-    out.on_odometry(odometry(2.0, drive(2.0)))
+    heard.add(odometry(2.0, drive(2.0)))
     out.send()  # too late: the older correction still holds
     np.testing.assert_array_equal(pose_of(node.sent[-1]), pose_of(node.sent[0]))
     out.forget()  # time went back
@@ -193,7 +195,8 @@ def test_what_cannot_be_sent_is_refused(node, monkeypatch, given, missing, said)
         if missing:
             monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=said):
-        TfOutput(node, {**GIVEN, **given}, None)
+        full = {**GIVEN, 'sequence': 'none', **given}
+        TfOutput(node, full, None, odometry_of(node, full))
 
 
 def test_nothing_is_asked_for_by_default(node, monkeypatch):

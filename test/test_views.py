@@ -19,6 +19,7 @@ from saliency_i2ploc_ros.localization.hypotheses import (
 from saliency_i2ploc_ros.localization.localizer import CameraView, Localizer
 
 CONFIG = LocalizerConfig()
+NOISE = LocalizerConfig(min_visible=0.0)  # for images that are nothing else
 CAMERA = Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5)
 AHEAD = transform(R_base_optical, [1.0, 0.0, 1.5])
 LEFT = planar(0.0, 0.0, np.pi / 2) @ AHEAD
@@ -135,7 +136,7 @@ def views(*mounts):
 def test_two_views_decide_what_neither_can(model):
     """Each alone is torn between two junctions; only one of them suits both."""
     database = StandInDatabase(model, looks(a0=0.8, b0=0.8), looks(b1=0.8, c1=0.8))
-    ready = Localizer(model, database)
+    ready = Localizer(model, database, NOISE)
     for view in views(AHEAD, LEFT):
         assert ready.localize_views([view]).rejection == 'ambiguous'
     for order in (views(AHEAD, LEFT), views(AHEAD, LEFT)[::-1]):
@@ -151,15 +152,15 @@ def test_two_views_decide_what_neither_can(model):
 
 def test_two_views_that_contradict_each_other_are_no_fix(model):
     database = StandInDatabase(model, looks(a0=0.8), looks(b1=0.8))
-    answer = Localizer(model, database).localize_views(views(AHEAD, LEFT))
+    answer = Localizer(model, database, NOISE).localize_views(views(AHEAD, LEFT))
     assert answer.rejection == 'ambiguous'
-    assert Localizer(model, database).localize_views(views(AHEAD)).fix is not None
+    assert Localizer(model, database, NOISE).localize_views(views(AHEAD)).fix is not None
 
 
 def test_one_view_is_bit_for_bit_what_the_mixture_of_its_places_gives(model):
     scores = RNG.uniform(0.3, 0.8, 12)
     database = StandInDatabase(model, scores, scores)
-    ready = Localizer(model, database, LocalizerConfig(top_k=7, min_weight=0.0))
+    ready = Localizer(model, database, LocalizerConfig(top_k=7, min_weight=0.0, min_visible=0.0))
     for T in (AHEAD, LEFT):
         view, = views(T)
         one, many = ready.localize(IMAGES[0], CAMERA, T), ready.localize_views([view])
@@ -177,7 +178,7 @@ def test_one_view_is_bit_for_bit_what_the_mixture_of_its_places_gives(model):
 
 def test_an_image_that_shows_nothing_is_left_out(model):
     database = StandInDatabase(model, looks(a0=0.8), looks(b1=0.8))
-    ready = Localizer(model, database)
+    ready = Localizer(model, database, NOISE)
     front, left = views(AHEAD, LEFT)
     covered = CameraView(np.full_like(left.image, 90), CAMERA, LEFT)
     answer = ready.localize_views([covered, front])
@@ -193,7 +194,7 @@ def test_an_image_that_shows_nothing_is_left_out(model):
 
 def test_saliency_is_that_of_the_image(model):
     database = StandInDatabase(model, looks(a0=0.8), looks(b1=0.8))
-    answer = Localizer(model, database).localize_views(views(AHEAD, LEFT))
+    answer = Localizer(model, database, NOISE).localize_views(views(AHEAD, LEFT))
     for image, found in zip(IMAGES, answer.saliency, strict=True):
         pixels = prepare_image(image, CAMERA, model.config.image)
         assert np.array_equal(found, torch_runtime(model).run(pixels[None])[1][0])

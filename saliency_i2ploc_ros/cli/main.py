@@ -20,6 +20,7 @@ from . import (
     demo,
     evaluate,
     evaluate_bag,
+    evaluate_sequence,
     export,
     localize,
     model,
@@ -54,7 +55,7 @@ def root(
 for name, module in {
         'demo': demo, 'city': city, 'show': show, 'train': train, 'model': model,
         'build-map': build_map, 'calibrate': calibrate, 'localize': localize, 'evaluate': evaluate,
-        'evaluate-bag': evaluate_bag, 'saliency': saliency,
+        'evaluate-bag': evaluate_bag, 'evaluate-sequence': evaluate_sequence, 'saliency': saliency,
         'scene': scene, 'ablate': ablate, 'export': export, 'bag': bag}.items():
     app.command(name)(module.command)
 

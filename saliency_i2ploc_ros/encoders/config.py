@@ -329,5 +329,5 @@ OURS_CITY = ModelConfig(
         clusters=16, intra_normalise=False, gating=False, mean_token=True, layout=32,
     ),
     submap=SubmapConfig(size_m=120.0, spacing_m=5.0, voxel_m=0.2, points=120_000),
-    views=(View(), View(left_m=3.5, yaw_deg=180.0)),
+    views=(View(), View(left_m=3.5, yaw_deg=180.0)), smooth_m=3.5,
 )

@@ -31,7 +31,8 @@ from .config_published import (
 # A KITTI image (1242 x 375) resized to 224 x 224, as a camera.
 KITTI_SQUARE = Pinhole(1242, 375, 721.54, 721.54, 609.56, 172.85).resized(224, 224)
 CAMERA_AHEAD_M = 0.6  # of the city's vehicle
-CITY_MAP: dict[str, Any] = {'submap': OURS_CITY.submap, 'views': OURS_CITY.views}
+CITY_MAP: dict[str, Any] = {'submap': OURS_CITY.submap, 'views': OURS_CITY.views,
+                            'smooth_m': OURS_CITY.smooth_m}
 
 SALIENCY = PAPER.model_copy(update={'name': 'saliency_i2ploc'})
 SALIENCY_CITY = CITY.model_copy(update={'name': 'saliency_i2ploc-city', **CITY_MAP})

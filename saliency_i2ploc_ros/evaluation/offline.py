@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.drive import Drive
 from ..errors import InputError
@@ -25,12 +28,20 @@ def evaluate_drive(
     whose file cannot be read is a rejection, 'unreadable': one broken file must not end a run.
     A drive without images is an InputError.
     """
+    return [record_of(answer, stamp, T_map_base, frame) for frame, stamp, T_map_base, answer
+            in answers_to(localizer, drive, camera, every, limit)]
+
+
+def answers_to(
+    localizer: Localizer, drive: Drive, camera: str | None = None, every: int = 1,
+    limit: int | None = None,
+) -> Iterator[tuple[int, int, NDArray[np.float64], Answer]]:
+    """Yield frame, stamp in ns, true pose (4, 4) and answer of each; see `evaluate_drive`."""
     stream = drive.cameras[drive.camera_named(camera)]
     name = drive.camera_named(camera)
     frames = range(0, len(stream), every)[:limit]
     if len(frames) == 0:
         raise InputError(f'{drive.source} has no images of {name}: there is nothing to localize')
-    records = []
     for i in track(frames, f'localizing {drive.name}'):
         try:
             image = drive.image(name, i)
@@ -38,8 +49,7 @@ def evaluate_drive(
             answer = Answer(None, 'unreadable', str(error), Candidates.none(), {})
         else:
             answer = localizer.localize(image, stream.camera, stream.T_base_sensor)
-        records.append(record_of(answer, int(stream.stamps_ns[i]), stream.T_map_base[i], i))
-    return records
+        yield i, int(stream.stamps_ns[i]), stream.T_map_base[i], answer
 
 
 def has_truth(drive: Drive, camera: str | None = None) -> bool:

@@ -38,7 +38,10 @@ class BeliefConfig(BaseModel):
     sigma_deg: standard deviation of a step's heading: of odometry and of the grid of headings; its
     length has half the map's spacing. kidnapped_per_m: share of the belief that goes back to the
     background with each metre. outside: share of that which is outside the map. evidence_m: images
-    closer to each other count as parts of one, for they share their mistakes.
+    closer to each other count as parts of one, for they share their mistakes. nothing: share of
+    images that speak for no place, at least: a calibration's is of images one by one, and a
+    place that is mistaken for another is so for several in a row. min_probability: belief at the
+    mode, below which there is no fix.
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
@@ -48,6 +51,8 @@ class BeliefConfig(BaseModel):
     kidnapped_per_m: float = Field(default=2e-4, ge=0.0, le=1.0)
     outside: float = Field(default=0.1, ge=0.0, lt=1.0)
     evidence_m: float = Field(default=5.0, gt=0.0)
+    nothing: float = Field(default=0.05, gt=0.0, lt=1.0)
+    min_probability: float = Field(default=0.99, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True)

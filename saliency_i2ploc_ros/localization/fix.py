@@ -67,6 +67,8 @@ class Answer:
     estimate: the fix, or what would be it had it not been refused; None for an image that was not
     searched. confidence: what acceptance is decided by, 0 to 1; NaN without an estimate. inside:
     the probability that it was taken in the map, were that as likely as not; NaN if not known.
+    outside: the belief of a sequence that the vehicle is outside the map; NaN of a single image.
+    A sequence (`Sequence`) has two more rejections: 'undecided' and 'outside'.
     """
 
     fix: Fix | None
@@ -78,6 +80,7 @@ class Answer:
     estimate: Fix | None = None
     confidence: float = math.nan
     inside: float = math.nan
+    outside: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain numbers and words, ready for JSON."""
@@ -101,7 +104,8 @@ class Answer:
             'position_m': self.estimate.T_map_base[:3, 3].tolist(),
             'yaw_deg': math.degrees(yaw_of(self.estimate.T_map_base)),
             'confidence': float(self.confidence)}
+        belief = {} if math.isnan(self.outside) else {'outside': float(self.outside)}
         return {'accepted': fix is not None, 'rejection': self.rejection,
-                'explanation': self.explanation, 'fix': fix, 'estimate': estimate,
+                'explanation': self.explanation, 'fix': fix, 'estimate': estimate, **belief,
                 'candidates': candidates,
                 'milliseconds': {name: round(ms, 3) for name, ms in self.milliseconds.items()}}

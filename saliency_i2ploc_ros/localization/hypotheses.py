@@ -37,7 +37,10 @@ class LocalizerConfig(BaseModel):
     from outside the map, before anything is seen. Both are for a calibrated localizer. Without a
     calibration min_weight, the share of the weight in the best cluster, decides. min_score: cosine
     of the best place, below which there is no fix in any case. min_contrast: standard deviation of
-    grey levels (0 to 255) of an image that shows something. The rest are standard deviations
+    grey levels (0 to 255) of an image that shows something; min_visible: share of it in which
+    details are to be seen (see `visible_share`). frozen_s: a camera that has shown the
+    very same picture for longer is not believed (where images have stamps: `ros.pipeline`); 0: it
+    is. The rest are standard deviations
     that remain when all places agree, see `covariance`; x, y and heading of a calibrated localizer
     have their own.
     """
@@ -52,6 +55,8 @@ class LocalizerConfig(BaseModel):
     min_score: float = Field(default=0.0, ge=-1.0, le=1.0)
     min_weight: float = Field(default=0.7, ge=0.0, le=1.0)
     min_contrast: float = Field(default=4.0, ge=0.0)
+    min_visible: float = Field(default=0.4, ge=0.0, le=1.0)
+    frozen_s: float = Field(default=1.0, ge=0.0)
     lateral_sigma_m: float = Field(default=2.0, gt=0.0)
     heading_sigma_deg: float = Field(default=5.0, gt=0.0)
     z_sigma_m: float = Field(default=5.0, gt=0.0)

@@ -24,6 +24,7 @@ from .calibration import Calibration, check_calibration, read_calibration, SEARC
 from .fix import Answer, Candidates, Fix
 from .hypotheses import estimate, join, LocalizerConfig, Retrieved
 from .trust import judged, REASONS
+from .visibility import visible_share
 
 Array = NDArray[np.float64]
 
@@ -127,11 +128,15 @@ class Localizer:
         config, clock = self.config, _Clock()
 
         contrasts = [_contrast(view.image) for view in views]
-        used = [i for i, contrast in enumerate(contrasts) if contrast >= config.min_contrast]
+        shares = [visible_share(view.image) for view in views]
+        used = [i for i, (contrast, share) in enumerate(zip(contrasts, shares, strict=True))
+                if contrast >= config.min_contrast and share >= config.min_visible]
         if not used:
             clock.lap('prepare')
             return Answer(None, 'no_texture', f'the image shows nothing: contrast '
-                          f'{max(contrasts):.1f} of at least {config.min_contrast:g} grey levels',
+                          f'{max(contrasts):.1f} of at least {config.min_contrast:g} grey levels, '
+                          f'details in {100 * max(shares):.0f} % of it (at least '
+                          f'{100 * config.min_visible:g} %)',
                           Candidates.none(), clock.milliseconds)
         inputs = [self.model.prepare(views[i].image, views[i].camera) for i in used]
         clock.lap('prepare')

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry.poses import planar, wrap, yaw_of
+from ..geometry.poses import planar, transform, wrap, yaw_of
 from ..mapping.database import PlaceDatabase
 from .belief import Belief, BeliefConfig, Located
 from .calibration import Calibration
@@ -18,9 +18,10 @@ from .trust import PLANE
 
 Array = NDArray[np.float64]
 
-NOTHING = 0.05  # share of images that say nothing, where no calibration knows it
 LEAST, MOST = 0.02, 0.98  # of the probability to be inside: no single image decides that
 SAME_HEADING_RAD = math.radians(1.0)
+SEQUENCE_REASONS = {'undecided': 'not yet certain',
+                    'outside': 'the vehicle seems to be outside the map'}
 
 
 class Sequence:
@@ -53,21 +54,19 @@ class Sequence:
         T_before_after: (4, 4) the vehicle's pose now in its pose at the last image, of odometry;
         None at the first. An image that was not searched stays without a fix.
         """
-        if len(answer.candidates) == 0:
-            if T_before_after is not None:
-                self._move(T_before_after)
-            return answer
         if T_before_after is not None:
             self._move(T_before_after)
-        places, scores = self._evidence(answer)
-        nothing = self._calibration.nothing if self._calibration else NOTHING
-        weights = mixture_weights(scores, self._config.temperature)
-        ratios = (1.0 - nothing) * len(self._database) * weights + nothing
-        self.belief.saw(places, ratios, nothing, self._outside(answer))
-        located = self.belief.located(self._config.merge_radius_m)
-        if located is None:
+        if len(answer.candidates) == 0:
             return answer
-        return self._answer(answer, located)
+        places, scores = self._evidence(answer)
+        if len(places) > 0:
+            nothing = self.belief.config.nothing
+            if self._calibration is not None:
+                nothing = max(nothing, self._calibration.nothing)
+            weights = mixture_weights(scores, self._config.temperature)
+            ratios = (1.0 - nothing) * len(self._database) * weights + nothing
+            self.belief.saw(places, ratios, nothing, self._outside(answer))
+        return self._answer(answer, self.belief.located(self._config.merge_radius_m))
 
     def _move(self, T_before_after: Array) -> None:
         turn = planar(0.0, 0.0, self._heading or 0.0)
@@ -92,34 +91,58 @@ class Sequence:
         inside = min(max(answer.inside, LEAST), MOST)
         return (1.0 - inside) / inside
 
-    def _answer(self, answer: Answer, located: Located) -> Answer:
+    def _answer(self, answer: Answer, located: Located | None) -> Answer:
+        """Return the answer with the belief's fix, or with why there is none."""
+        probability = 0.0 if located is None else located.probability
+        fix = None if located is None else Fix(
+            self._pose(located), self._covariance(located),
+            answer.estimate.score if answer.estimate else math.nan)
+        figures = (f'{100 * probability:.1f} % of the belief within '
+                   f'{self._config.merge_radius_m:g} m (at least '
+                   f'{100 * self.belief.config.min_probability:g} %), '
+                   f'{100 * self.belief.outside:.1f} % outside the map')
+        if fix is not None and probability >= self.belief.config.min_probability:
+            return replace(answer, fix=fix, rejection=None, explanation=f'accepted: {figures}',
+                           estimate=fix, confidence=probability, outside=self.belief.outside)
+        rejection = 'outside' if self.belief.outside > 0.5 else 'undecided'
+        return replace(answer, fix=None, rejection=rejection,
+                       explanation=f'{SEQUENCE_REASONS[rejection]}: {figures}', estimate=fix,
+                       confidence=probability, outside=self.belief.outside)
+
+    def _pose(self, located: Located) -> Array:
+        """Return T_map_base (4, 4) of the vehicle; height and slope are the place's own."""
         place = self._database.T_map_base[located.place]
         x, y, yaw = located.pose
-        level = planar(x, y, yaw - (self._heading or 0.0), float(place[2, 3]))
-        covariance = self._covariance(answer, located)
-        score = answer.estimate.score if answer.estimate else math.nan
-        fix = Fix(level, covariance, score)
-        figures = (f'{100 * located.probability:.1f} % of the belief within '
-                   f'{self._config.merge_radius_m:g} m (at least '
-                   f'{100 * self._config.min_probability:g} %), '
-                   f'{100 * self.belief.outside:.1f} % outside the map')
-        if located.probability >= self._config.min_probability:
-            return replace(answer, fix=fix, rejection=None, explanation=f'accepted: {figures}',
-                           estimate=fix, confidence=located.probability)
-        outside = self.belief.outside > 0.5
-        words = 'the vehicle seems to be outside the map' if outside else 'not yet certain'
-        return replace(answer, fix=None, rejection='outside' if outside else 'undecided',
-                       explanation=f'{words}: {figures}', estimate=fix,
-                       confidence=located.probability)
+        turned = planar(0.0, 0.0, float(yaw - yaw_of(place))) @ place @ planar(
+            0.0, 0.0, -(self._heading or 0.0))
+        return transform(turned[:3, :3], [x, y, place[2, 3]])
 
-    def _covariance(self, answer: Answer, located: Located) -> Array:
-        """Return the belief's covariance, no smaller than what places so far apart can know."""
-        assert answer.estimate is not None
-        P = np.diag(np.diagonal(answer.estimate.covariance))
-        c, s = math.cos(located.pose[2]), math.sin(located.pose[2])
-        road = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    @property
+    def floors(self) -> Array:
+        """Return the least standard deviations (3,) along, across and of the heading, by rule."""
         config = self._config
-        least = np.diag([self._database.spacing_m ** 2 / 12.0, config.lateral_sigma_m ** 2,
-                         math.radians(config.heading_sigma_deg) ** 2])
-        P[PLANE] = located.covariance + road @ least @ road.T
+        return np.array([max(self._database.spacing_m, 1.0) / math.sqrt(12.0),
+                         config.lateral_sigma_m, math.radians(config.heading_sigma_deg)])
+
+    def _covariance(self, located: Located) -> Array:
+        """
+        Return the covariance (6, 6) of the fix, of the belief's own spread about its mode.
+
+        With a calibration by its laws for the spread of an image's hypotheses, at even odds: the
+        belief's odds say how sure the mode is, and nothing of how far it is off. Without, the
+        belief's and what places so far apart can know.
+        """
+        config = self._config
+        P = np.diag([1.0, 1.0, config.z_sigma_m ** 2,
+                     *[math.radians(config.tilt_sigma_deg) ** 2] * 2, 1.0])
+        yaw = float(located.pose[2]) - (self._heading or 0.0)
+        c, s = math.cos(yaw), math.sin(yaw)
+        road = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        own = road.T @ located.covariance @ road
+        if self._calibration is None:
+            plane = road @ (own + np.diag(self.floors ** 2)) @ road.T
+        else:
+            spread = np.append(np.sqrt(np.maximum(np.diagonal(own), 0.0)), 0.0)
+            plane = self._calibration.plane_covariance(spread, yaw)
+        P[PLANE] = 0.5 * (plane + plane.T)
         return P

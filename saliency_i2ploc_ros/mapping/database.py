@@ -20,7 +20,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +28,7 @@ from .. import __version__
 from ..errors import InputError
 from ..geometry.poses import apply, inverse
 from ..storage import atomic_directory, content_hash, read_json, sha256_file, write_json
+from .nearest import Nearest
 
 FORMAT = 2
 ARRAYS = {'descriptors.npy': '<f4', 'poses.npy': '<f8', 'submaps.npy': '<i8',
@@ -90,7 +90,7 @@ class PlaceDatabase:
     _first: NDArray[np.int64]  # of each submap's places
     _clouds: NDArray[np.float32]
     _offsets: NDArray[np.int64]
-    _index: faiss.IndexFlatIP
+    _nearest: Nearest
 
     @classmethod
     def open(
@@ -128,9 +128,8 @@ class PlaceDatabase:
         if fault := _fault(descriptors, poses):
             raise InputError(f'the map {path} has {fault}: {REBUILD}')
         poses[:, :3, 3] += schema.origin
-        index = faiss.IndexFlatIP(schema.dimension)
-        index.add(np.ascontiguousarray(descriptors))
-        return cls(path, schema, descriptors, poses, submaps, first, clouds, offsets, index)
+        return cls(path, schema, descriptors, poses, submaps, first, clouds, offsets,
+                   Nearest(descriptors))
 
     def __len__(self) -> int:
         return self.schema.places
@@ -166,14 +165,14 @@ class PlaceDatabase:
         """
         Return the cosines (m, k) and the numbers (m, k) of the k places most like each query.
 
-        queries: (m, D), of unit length. Best first. With k > n there are n columns.
+        queries: (m, D), of unit length. Best first. With k > n there are n columns. Of a large map
+        (see `Nearest`) a place may be missed; the cosines are exact.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.schema.dimension:
             raise InputError(f'a query of shape {queries.shape} was asked of the map {self.path}, '
                              f'whose descriptors have {self.schema.dimension} numbers')
-        scores, indices = self._index.search(queries, min(k, len(self)))
-        return scores, indices
+        return self._nearest.search(queries, min(k, len(self)))
 
 
 def write_database(

@@ -15,7 +15,7 @@ from ..encoders.config import View
 from ..geometry.poses import planar, wrap, yaw_of
 
 SMOOTH_REACH = 3.0  # times smooth_m: what lies further adds less than a hundredth
-SAME_HEADING_RAD = math.radians(30.0)
+SAME_HEADING_RAD = math.radians(29.0)  # less than between twelve headings of one place
 
 
 class Views(NamedTuple):
@@ -55,7 +55,7 @@ def smoothed(
     Return each place's descriptor (n, D) as a mean with its neighbours', of unit length.
 
     A neighbour at the distance d in the plane counts exp(-d^2 / 2 smooth_m^2), if it looks the
-    same way (30 degrees). What a place owes to chance (which points a scan hit, what was parked
+    same way (29 degrees). What a place owes to chance (which points a scan hit, what was parked
     there) is gone from the mean; what it shares with its street stays. 0 changes nothing.
     """
     if smooth_m == 0.0:

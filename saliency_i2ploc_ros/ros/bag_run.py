@@ -56,8 +56,11 @@ def run_bag(
 
     given: the node's parameters (`localizer_parameters`, `mounted_by_bag`). max_gap_s: the truth
     is interpolated over gaps up to this. every: answer each n-th moment only; limit: stop after
-    so many.
+    so many. Of each image alone: with the parameter sequence it is an InputError.
     """
+    if given['sequence'] != 'none':
+        raise InputError(f'sequence is {given["sequence"]}, which needs the running node: replay '
+                         'the bag to it, or set sequence to none')
     with BagReader(bag) as reader:
         truth = poses_in_bag(reader, topics.truth)
         calibrations = {info_topic_of(reader, topic): name

@@ -23,9 +23,14 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
     ('status', 'accepted', 'fixes since activation', '', ''),
     ('status', 'rejected', 'rejections since activation', '', ''),
     ('status', 'rejected_by_reason', 'the same by reason',
-     'the last image could not be used: no_camera_info, bad_image or incomplete_set',
+     'the last image could not be used: no_camera_info, bad_image, frozen, '
+     'incomplete_set or no_odometry',
      'the same: no_extrinsics, bad_camera or failed'),
     ('status', 'last_score', 'cosine of the last best candidate', '', ''),
+    ('status', 'probability', 'what acceptance of the last answer went by: its probability, or '
+     'of a sequence the belief at its mode', '', ''),
+    ('status', 'outside_share', 'of a sequence, the belief that the vehicle is outside the map',
+     '', ''),
     ('status', 'last_fix_age_s', 'time since the last fix came out',
      'above 10 s, or none yet, while images come', ''),
     ('status', 'publish_tf', 'what fixes become on /tf',
@@ -63,8 +68,9 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
     ('database', 'spacing_m', 'distance between places', '', ''),
 )
 TASKS = ('status', 'input', 'inference', 'database')
-# Rejections of images that were not looked at, and how bad that is.
-REFUSALS = {'no_camera_info': WARN, 'bad_image': WARN, 'incomplete_set': WARN,
+# Rejections of images that could not be used, and how bad that is.
+REFUSALS = {'no_camera_info': WARN, 'bad_image': WARN, 'frozen': WARN, 'incomplete_set': WARN,
+            'no_odometry': WARN,
             'no_extrinsics': ERROR, 'bad_camera': ERROR, 'failed': ERROR}
 STAGES = ('decode', 'prepare', 'encode', 'search', 'total')
 LATE_FIX_S, SLOW_MS, DELAY_S = 10.0, 1000.0, (-0.1, 1.0)
@@ -86,6 +92,8 @@ class Health:
     rejections: Counter[str] = field(default_factory=Counter)
     last_reason: str = ''
     last_score: float = float('nan')
+    probability: float = float('nan')
+    outside_share: float = float('nan')
     last_fix_at: float | None = None
     arrivals: deque[float] = field(default_factory=lambda: Health.new_window())
     cameras: dict[str, deque[float]] = field(default_factory=dict)
@@ -119,10 +127,12 @@ class Health:
             self.cameras[camera].append(now)
 
     def answered(self, reason: str | None, score: float, milliseconds: dict[str, float],
-                 now: float) -> None:
-        """Count an answer. reason: None for a fix. score: NaN without candidates."""
+                 now: float, probability: float = float('nan'),
+                 outside_share: float = float('nan')) -> None:
+        """Count an answer. reason: None for a fix. What is not known is NaN."""
         with self.lock:
             self.last_reason, self.last_score = reason or '', score
+            self.probability, self.outside_share = probability, outside_share
             if reason is None:
                 self.accepted += 1
                 self.last_fix_at = now
@@ -136,7 +146,7 @@ class Health:
         """Forget the past, as after a jump of the clock; counters stay."""
         with self.lock:
             self.last_fix_at, self.last_score, self.last_reason = None, float('nan'), ''
-            self.stamp_delay_s = float('nan')
+            self.stamp_delay_s = self.probability = self.outside_share = float('nan')
             self.left_out, self.tf_trouble = {}, ''
             self.arrivals.clear()
             for window in self.cameras.values():
@@ -175,8 +185,9 @@ def _status(health: Health, now: float) -> Task:
         'rejected': sum(health.rejections.values()),
         'rejected_by_reason': ', '.join(
             f'{reason} {n}' for reason, n in sorted(dict(health.rejections).items())),
-        'last_score': health.last_score, 'last_fix_age_s': age, 'publish_tf': health.publish_tf,
-        'error': health.error,
+        'last_score': health.last_score, 'probability': health.probability,
+        'outside_share': health.outside_share, 'last_fix_age_s': age,
+        'publish_tf': health.publish_tf, 'error': health.error,
     }
     if health.error:
         return ERROR, health.error, pairs

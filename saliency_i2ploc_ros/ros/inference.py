@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 import traceback
 from typing import Any
@@ -19,15 +20,22 @@ from ..encoders.files import preprocessing_hash
 from ..errors import InputError
 from ..export.runtime import best_device, ImageRuntime
 from ..geometry.poses import R_base_optical, transform
-from ..localization.localizer import Localizer, open_localizer
+from ..localization.belief import BeliefConfig
+from ..localization.localizer import calibration_for, Localizer, open_localizer
+from ..localization.sequence import Sequence as Sequence_
 from ..mapping.database import PlaceDatabase
 from ..storage import shared_directory
 from . import parameters
 from .conversions import stamp_of
-from .diagnostics import Health
+from .diagnostics import Health, REFUSALS
 from .moments import Moment
+from .motion import ByOdometry, ConstantVelocity, Follower, GUESSED
 from .newest import NewestWorker
+from .odometry import OdometryTf, OdometryTopic
 from .pipeline import Answered, Pipeline, rejection
+
+# Of images that have no time or were not looked at: they say nothing to a sequence.
+OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
 
 
 class Inference:
@@ -35,13 +43,15 @@ class Inference:
     A model and a map in a thread of their own, always the same, which answers the newest moment.
 
     Loads and warms up while it is made; what cannot be loaded is an InputError. extrinsics,
-    time_went_back: see `Pipeline`. on_answered: called in the thread, with each answer.
+    time_went_back: see `Pipeline`. on_answered: called in the thread, with each answer. odometry:
+    for the parameter sequence.
     """
 
     def __init__(
         self, node: Node, given: dict[str, Any], cameras: Sequence[str], health: Health,
         extrinsics: Callable[[str, str], NDArray[np.float64]],
         time_went_back: Callable[[str], None], on_answered: Callable[[Answered], None],
+        odometry: OdometryTopic | OdometryTf | None = None,
     ) -> None:
         self._node, self._health, self._on_answered = node, health, on_answered
         self._image_type = CompressedImage if given['image_transport'] == 'compressed' else Image
@@ -53,6 +63,8 @@ class Inference:
             raise
         self._pipeline = Pipeline(localizer, cameras, extrinsics, given['camera_frame'],
                                   given['image_is_rectified'], time_went_back)
+        self._given, self._odometry = given, odometry
+        self._follow()
 
     @property
     def model(self) -> ImageRuntime:
@@ -90,6 +102,34 @@ class Inference:
     def forget(self) -> None:
         """Forget the stamps that images came with."""
         self._pipeline.last_stamp_ns = None
+        # In the thread that follows: an image may be at work.
+        self._anew = True
+
+    def _follow(self) -> None:
+        """Begin a sequence in the present map, if one is asked for."""
+        mode, localizer = self._given['sequence'], self._pipeline.localizer
+        self._follower: Follower | None = None
+        self._anew = False
+        if mode == 'none':
+            return
+        guessed = self._odometry is None or mode != 'odometry'
+        motion = ConstantVelocity() if guessed else ByOdometry(self._odometry)
+        belief = BeliefConfig(outside=localizer.config.outside,
+                              min_probability=self._given['sequence_min_probability'],
+                              **(GUESSED if guessed else {}))
+        self._follower = Follower(Sequence_(
+            localizer.database, localizer.config, localizer.calibration, belief), motion)
+
+    def _followed(self, answered: Answered) -> Answered:
+        """Return what the sequence makes of an answer; images that were refused are left out."""
+        if self._follower is None:
+            return answered
+        if self._anew:
+            self._anew = False
+            self._follower.forget()
+        if answered.answer.rejection in OUT_OF_SEQUENCE:
+            return answered
+        return replace(answered, answer=self._follower.follow(answered.answer, answered.stamp_ns))
 
     def finish(self) -> None:
         """Finish the moment at work and drop what waits; forget the cameras."""
@@ -108,7 +148,10 @@ class Inference:
         def swap() -> None:
             database = PlaceDatabase.open(Path(path), model_hash=model.encoder_hash,
                                           preprocessing_hash=preprocessing_hash(model.config))
-            self._pipeline.localizer = Localizer(model, database, localizer.config)
+            self._pipeline.localizer = Localizer(
+                model, database, localizer.config,
+                calibration_for(model, model_folder(self._given), database))
+            self._follow()
             swapped()
 
         self._worker.call(swap)
@@ -129,7 +172,7 @@ class Inference:
                       for name, data in moment.images.items()}
             first = next(iter(images.values()))
             try:
-                answered = self._with_present_config().answer(images)
+                answered = self._followed(self._with_present_config().answer(images))
             except Exception as error:  # A defect must not end the thread: the next image counts.
                 self._node.get_logger().debug(traceback.format_exc())
                 answered = Answered(rejection('failed', sentence(error)), stamp_of(first.header),
@@ -148,8 +191,15 @@ class Inference:
         config = parameters.localizer_config(
             {s.name: self._node.get_parameter(s.name).value for s in parameters.LOCALIZER})
         if config != localizer.config:
-            self._pipeline.localizer = Localizer(localizer.model, localizer.database, config)
+            self._pipeline.localizer = Localizer(localizer.model, localizer.database, config,
+                                                 localizer.calibration)
+            self._follow()
         return self._pipeline
+
+
+def model_folder(given: dict[str, Any]) -> Path:
+    """Return the folder of the model that the parameters ask for."""
+    return Path(given['model'] or shared_directory('models') / 'city')
 
 
 def load_localizer(given: dict[str, Any]) -> Localizer:
@@ -160,7 +210,7 @@ def load_localizer(given: dict[str, Any]) -> Localizer:
     if given['threads']:
         torch.set_num_threads(given['threads'])
     localizer = open_localizer(
-        Path(given['model'] or shared_directory('models') / 'city'), Path(given['database']),
+        model_folder(given), Path(given['database']),
         parameters.localizer_config(given), device, runtime, given['precision'],
         given['acceleration'])
     # Noise, once: the first image of a drive must not pay for what is set up lazily.

@@ -31,6 +31,7 @@ from .frames import Extrinsics, rig_extrinsics
 from .inference import Inference, sentence
 from .inputs import cameras_of_rig, Inputs
 from .moments import Moment
+from .odometry import odometry_of, OdometryTf, OdometryTopic
 from .outputs import Outputs
 from .pipeline import Answered
 from .running import LifecycleNode, ros
@@ -59,6 +60,7 @@ class LocalizerNode(LifecycleNode):
         self._extrinsics: Extrinsics | None = None
         self._outputs: Outputs | None = None
         self._tf: TfOutput | None = None
+        self._odometry: OdometryTopic | OdometryTf | None = None
         self._inputs: Inputs | None = None
         self._activated_at = 0.0
         self._reporter = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -97,10 +99,11 @@ class LocalizerNode(LifecycleNode):
         self._given = given
         self._extrinsics = Extrinsics(self, given['base_frame'],
                                       rig_extrinsics(given['camera_extrinsics'], cameras))
-        self._tf = TfOutput(self, given, self._on_tf_trouble)
+        self._odometry = odometry_of(self, given)
+        self._tf = TfOutput(self, given, self._on_tf_trouble, self._odometry)
         self._health.publish_tf = self._tf.mode
         self._inference = Inference(self, given, cameras, self._health, self._extrinsics.of,
-                                    self._time_went_back, self._publish)
+                                    self._time_went_back, self._publish, self._odometry)
         model, health = self._inference.model, self._health
         health.device, health.precision = model.device, model.precision
         health.acceleration, health.notes = model.acceleration, model.notes
@@ -121,7 +124,8 @@ class LocalizerNode(LifecycleNode):
             self._outputs.publish_map()
             self._inputs = Inputs(
                 self, self._given, self._health, self._complaints, self._on_moment,
-                self._on_camera_info, None if self._tf.on_odometry is None else self._on_odometry)
+                self._on_camera_info,
+                self._on_odometry if isinstance(self._odometry, OdometryTopic) else None)
             self._tf.start()
         except Exception as error:
             self._unsubscribe()
@@ -169,10 +173,11 @@ class LocalizerNode(LifecycleNode):
 
     def _release(self) -> None:
         self._unsubscribe()
-        for part in (self._inference, self._outputs, self._tf, self._extrinsics):
+        for part in (self._inference, self._outputs, self._tf, self._odometry, self._extrinsics):
             if part is not None:
                 part.close()
-        self._inference = self._outputs = self._tf = self._extrinsics = None
+        self._inference = self._outputs = self._tf = None
+        self._odometry = self._extrinsics = None
         self._health.database, self._health.notes = {}, ()
         # The map and the model go now, not when Python next looks for circles.
         gc.collect()
@@ -201,7 +206,7 @@ class LocalizerNode(LifecycleNode):
 
     def _on_odometry(self, message: Any) -> None:
         try:
-            self._tf.on_odometry(message)
+            self._odometry.add(message)
         except InputError as error:
             self._on_tf_trouble(str(error))
 
@@ -224,8 +229,9 @@ class LocalizerNode(LifecycleNode):
     def _start_anew(self) -> None:
         if self._inference is not None:
             self._inference.forget()
-        if self._tf is not None:
-            self._tf.forget()
+        for part in (self._tf, self._odometry):
+            if part is not None:
+                part.forget()
         self._health.reset()
 
     # The inference thread: what becomes of an answer.
@@ -238,7 +244,8 @@ class LocalizerNode(LifecycleNode):
         if answer.fix is not None:
             self._tf.take(answer.fix.T_map_base, answered.stamp_ns)
         score = float(answer.candidates.scores[0]) if len(answer.candidates) else float('nan')
-        self._health.answered(answer.rejection, score, answer.milliseconds, time.monotonic())
+        self._health.answered(answer.rejection, score, answer.milliseconds, time.monotonic(),
+                              answer.confidence, answer.outside)
         self._health.left_out = {name: why for name, (why, _) in answered.left_out.items()}
         self._requests.answered(text)
 

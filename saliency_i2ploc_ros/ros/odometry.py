@@ -1,9 +1,10 @@
-"""T_odom_base at a fix's stamp: from the topic `odom`, or from TF."""
+"""T_odom_base at an image's stamp: from the topic `odom`, or from TF."""
 
 from __future__ import annotations
 
 from collections import deque
 import threading
+from typing import Any
 
 from nav_msgs.msg import Odometry
 import numpy as np
@@ -20,6 +21,14 @@ Array = NDArray[np.float64]
 
 KEPT_NS = 10_000_000_000  # of odometry, more than the slowest model takes for an image
 MAX_GAP_S = 0.5  # over which odometry is interpolated
+
+
+def odometry_of(node: Node, given: dict[str, Any]) -> OdometryTopic | OdometryTf | None:
+    """Return the odometry that `publish_tf` and `sequence` ask for, by the parameters; or None."""
+    if given['publish_tf'] != 'map_to_odom' and given['sequence'] != 'odometry':
+        return None
+    frames = given['odom_frame'], given['base_frame']
+    return OdometryTf(node, *frames) if given['odometry'] == 'tf' else OdometryTopic(*frames)
 
 
 class OdometryTopic:
@@ -94,7 +103,7 @@ class OdometryTf:
             t = self._buffer.lookup_transform(*self._frames, Time(nanoseconds=stamp_ns)).transform
         except Exception as error:  # tf2's exceptions have no common base in Python.
             raise InputError(f'TF has no {self._frames[0]!r} to {self._frames[1]!r} at the time '
-                             f'of the fix ({error})') from error
+                             f'of the image ({error})') from error
         return from_quaternion([t.rotation.x, t.rotation.y, t.rotation.z, t.rotation.w],
                                [t.translation.x, t.translation.y, t.translation.z])
 

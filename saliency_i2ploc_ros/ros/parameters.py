@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter
 from ..errors import InputError
 from ..export.acceleration import ACCELERATIONS, PRECISIONS
 from ..export.runtime import RUNTIMES
+from ..localization.belief import BeliefConfig
 from ..localization.hypotheses import LocalizerConfig
 from .settings import AT_CONFIGURE, AT_ONCE, AT_START, KINDS, Setting
 
@@ -36,6 +37,10 @@ METHOD = {
     'min_weight': 'share of the weight in the best cluster below which there is no fix, where '
     'nothing is calibrated',
     'min_contrast': 'standard deviation of grey levels (0 to 255) of a usable image',
+    'min_visible': 'share of the image in which details are to be seen: less is left by a cover, '
+    'glare, or noise alone',
+    'frozen_s': 'a camera that has shown the very same picture for longer than so many seconds is '
+    'not believed; 0: it is (a simulation without noise, standing still)',
     'lateral_sigma_m': 'standard deviation across the road: lanes that the map was not in',
     'heading_sigma_deg': 'standard deviation of the heading within one place',
     'z_sigma_m': 'standard deviation of the height, of which an image says nothing',
@@ -104,10 +109,17 @@ LOCALIZER: tuple[Setting, ...] = (
     Setting('publish_tf', 'none', 'what each fix becomes on /tf, of which the node must then be '
             'the only source: map_to_odom corrects an odometry, map_to_base needs none',
             choices=('none', 'map_to_odom', 'map_to_base'), takes_effect=AT_CONFIGURE),
-    Setting('odom_frame', 'odom', 'frame of the odometry, for map_to_odom',
+    Setting('sequence', 'none', 'whether fixes are those of a belief over many images, which '
+            'moves with the odometry, or as if the vehicle went on as its fixes do; none: of each '
+            'image alone', choices=('none', 'odometry', 'constant_velocity'),
             takes_effect=AT_CONFIGURE),
-    Setting('odometry', 'tf', 'where map_to_odom hears the odometry: tf from odom_frame to '
-            'base_frame, topic from odom (nav_msgs/Odometry), which costs much less',
+    Setting('sequence_min_probability', BeliefConfig().min_probability, 'share of the belief '
+            'within merge_radius_m, below which a sequence has no fix', low=0.0, high=1.0,
+            takes_effect=AT_CONFIGURE),
+    Setting('odom_frame', 'odom', 'frame of the odometry, for map_to_odom and sequence',
+            takes_effect=AT_CONFIGURE),
+    Setting('odometry', 'tf', 'where map_to_odom and sequence hear the odometry: tf from '
+            'odom_frame to base_frame, topic from odom (nav_msgs/Odometry), which costs much less',
             choices=('tf', 'topic'), takes_effect=AT_CONFIGURE),
     Setting('tf_period_s', 0.05, 'map_to_odom is sent again so often, dated twice that ahead',
             low=0.01, high=1.0, takes_effect=AT_CONFIGURE),

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped, Vector3
-from nav_msgs.msg import Odometry
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
@@ -32,17 +31,19 @@ class TfOutput:
     map_to_base: the fix itself, with its own stamp. map_to_odom: T_map_base of the fix times the
     inverse of T_odom_base at the fix's stamp, sent again and again, since it holds until the next
     fix: dated ahead by two periods, so that a listener who asks for now finds it.
-    on_trouble: called with a sentence where a fix finds no odometry, with '' where one does.
+    odometry: for map_to_odom. on_trouble: called with a sentence where a fix finds no odometry,
+    with '' where one does.
 
     A package that is not installed is an InputError.
     """
 
     def __init__(self, node: LifecycleNode, given: dict[str, Any],
-                 on_trouble: Callable[[str], None]) -> None:
+                 on_trouble: Callable[[str], None],
+                 odometry: OdometryTopic | OdometryTf | None = None) -> None:
         self._node, self._given, self._on_trouble = node, given, on_trouble
         self.mode = given['publish_tf']
         self._publisher = self._timer = None
-        self._odometry: OdometryTopic | OdometryTf | None = None
+        self._odometry = odometry
         self._lock = threading.Lock()
         self._waiting: tuple[Array, int, float] | None = None
         self._T_map_odom: Array | None = None
@@ -60,16 +61,9 @@ class TfOutput:
             if len({given['map_frame'], *frames}) < 3:
                 raise InputError('map_frame, odom_frame and base_frame must be three frames for '
                                  'publish_tf map_to_odom')
-            self._odometry = (OdometryTf(node, *frames) if given['odometry'] == 'tf'
-                              else OdometryTopic(*frames))
         # As tf2_ros's broadcaster has it.
         self._publisher = node.create_lifecycle_publisher(
             TFMessage, '/tf', QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE))
-
-    @property
-    def on_odometry(self) -> Callable[[Odometry], None] | None:
-        """Return what takes the messages of `odom`; None if nobody needs them."""
-        return self._odometry.add if isinstance(self._odometry, OdometryTopic) else None
 
     def start(self) -> None:
         """Begin to send, in an active node."""
@@ -88,17 +82,13 @@ class TfOutput:
         """Forget all that has a time."""
         with self._lock:
             self._waiting = self._T_map_odom = None
-        if self._odometry is not None:
-            self._odometry.forget()
 
     def close(self) -> None:
         """Free everything."""
         self.stop()
-        if self._odometry is not None:
-            self._odometry.close()
         if self._publisher is not None:
             self._node.destroy_lifecycle_publisher(self._publisher)
-        self._publisher = self._odometry = None
+        self._publisher = None
 
     def take(self, T_map_base: Array, stamp_ns: int) -> None:
         """Take a fix; called in the inference thread."""
