@@ -18,6 +18,7 @@ from saliency_i2ploc_ros.evaluation.calibration_figures import (
 )
 from saliency_i2ploc_ros.evaluation.calibration_pictures import by_deviation, wilson
 from saliency_i2ploc_ros.evaluation.described import Described
+from saliency_i2ploc_ros.evaluation.recall import trajectory_blocks
 from saliency_i2ploc_ros.geometry.poses import planar
 from saliency_i2ploc_ros.localization.calibration import (
     Calibration,
@@ -30,7 +31,13 @@ from saliency_i2ploc_ros.localization.calibration import (
     spread_of,
     write_calibration,
 )
-from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
+from saliency_i2ploc_ros.localization.hypotheses import (
+    estimate,
+    join,
+    LocalizerConfig,
+    Retrieved,
+)
+from saliency_i2ploc_ros.localization.trust import judged as trusted
 from saliency_i2ploc_ros.storage import read_json, write_json
 
 KIND = {'encoder_hash': 'e', 'preprocessing_hash': 'p', 'map_identity': '', 'headings': 2,
@@ -101,6 +108,17 @@ def test_the_probability_reckons_with_images_from_outside():
         right * .9 * inside / (.9 * inside + .1 * (1 - inside)))
     unknown = calibration(inside=None)
     assert unknown.probability(evidence, 0.1) == pytest.approx(right)
+
+
+def test_what_decided_is_said_as_it_was_taught():
+    places = np.stack([planar(5.0 * i, 0.0, 0.0) for i in range(4)])
+    config = LocalizerConfig()
+    joined = join([Retrieved(np.array([.9, .8, .7, .6], np.float32), np.arange(4), places, 0.0)],
+                  config)
+    answer = estimate(joined.scores, joined.T_map_place, 5.0, config)
+    trust = trusted(joined, answer, places, answer.T_map_place, config, calibration())
+    # Right is a position and a heading, as `Answers.right` has it.
+    assert 'right within 20 m and 45 degrees with a probability of' in trust.figures
 
 
 # ---- the file ----
@@ -207,7 +225,8 @@ def answers(frame, taken, n=80, seed=0, sigma=2.0):
         frame, frame, taken, inside, taken, evidence,
         np.column_stack([rng.exponential(2.0, (n, 2)), np.full(n, 0.02), np.full(n, -2.0)]),
         error if inside else error * np.nan, rng.uniform(-3, 3, n), xy,
-        np.full((n, 2), 0.5), np.ones((n, 2), bool) & inside, np.full(n, 0.1 * inside))
+        np.full((n, 2), 0.5), np.ones((n, 2), bool) & inside, np.full(n, 0.1 * inside),
+        trajectory_blocks(xy[:, 0]))
 
 
 def taught(asked):
@@ -234,6 +253,21 @@ def test_nobody_is_judged_by_what_it_taught():
     assert with_three.inside.all()  # strangers would have taught
 
 
+def test_what_two_sites_left_out_make_unlearnable_costs_their_strangers_alone():
+    def asked(sites, right):
+        return [replace(one, error=0.0 * one.error) if one.inside and one.map in right else one
+                for one in (answers(f, t) for f in sites for t in sites)]
+
+    # Without B and C only A is left, which is all right.
+    judged = judge(asked('ABC', 'A'), taught, 0.05)
+    assert len(judged) == 3 * 80 and judged.inside.all()
+    # Of four, strangers of C and D in each other's map cannot be judged, those of the rest can.
+    judged = judge(asked('ABCD', 'AB'), taught, 0.05)
+    assert len(judged) == 14 * 80 and judged.inside.sum() == 4 * 80
+    with pytest.raises(InputError, match='are right'):
+        judge(asked('ABC', 'AB'), taught, 0.05)  # nor can C itself be judged
+
+
 def test_one_map_is_judged_by_halves_of_the_way():
     asked = [answers('A', 'A'), replace(answers('A', 'A', seed=1), drive='back')]
     lessons = []
@@ -242,6 +276,9 @@ def test_one_map_is_judged_by_halves_of_the_way():
     for lesson in lessons:
         x = np.concatenate([one.xy[:, 0] for one in lesson])
         assert len(x) == 80 and (x.max() < 158.1 or x.min() > 158.1)  # both drives, one half
+    # Blocks are those of the whole way, 316 m twice: a half's first is not the other's first too.
+    numbers, images = np.unique(judged.block, return_counts=True)
+    assert len(numbers) == 2 * 7 and images.max() == 13
 
 
 def test_a_calibration_without_right_answers_is_refused():
@@ -279,6 +316,9 @@ def test_the_figures_of_a_simulation_are_those_of_its_making():
     assert measures(wide, 0.05)['right_anees'] > anees_band(wide).high
     thresholds = recommended(judged, 0.05)
     assert thresholds['0.01'] >= thresholds['0.02'] >= thresholds['0.05']
+    # Wrong with certainty: no threshold keeps the rate, and JSON has no infinity.
+    bold = replace(judged, probability=np.ones(len(judged)), right=judged.right & False)
+    assert recommended(bold, 0.05) == {'0.01': None, '0.02': None, '0.05': None}
     without = measures(own, 0.05)
     assert math.isnan(without['open_auroc']) and math.isnan(without['mixed_ece'])
     assert without['ece'] == found['ece']
@@ -372,7 +412,7 @@ def calibrate(*arguments):
 
 def test_the_command_writes_calibration_and_report(world, tmp_path):
     said = calibrate(world / 'cities', '--model', world / 'model', '--report', tmp_path / 'report')
-    assert 'ECE' in said and 'calibration.json' in said
+    assert 'ECE' in said and 'calibration.json' in said and 'warning' not in said
     made = read_calibration(world / 'model')
     assert (made.map_identity, made.headings, made.spacing_m) == ('', 1, 5.0)
     # The map's own images are not asked.
@@ -402,14 +442,22 @@ def test_one_map_gets_a_calibration_of_its_own(world, tmp_path):
     build_map.command(out=tmp_path / 'map', root=city, drive='0000', cloud=None, trajectory=None,
                       scale=1.0, model=world / 'model', spacing=None, headings=None, picture=None,
                       overwrite=False, device='cpu')
-    calibrate(city, '--model', world / 'model', '--map', tmp_path / 'map', '--elsewhere',
-              world / 'cities' / 'city-8', '--report', tmp_path / 'report')
+    said = calibrate(city, '--model', world / 'model', '--map', tmp_path / 'map', '--elsewhere',
+                     world / 'cities' / 'city-8', '--report', tmp_path / 'report')
     made, database = read_calibration(tmp_path / 'map'), PlaceDatabase.open(tmp_path / 'map')
     assert made.map_identity == database.identity and made.headings == 1
     assert made.provenance['images'] == 44 and made.provenance['elsewhere'] == 22
     page = (tmp_path / 'report' / 'report.md').read_text()
     # A half of so short a way teaches too little to judge the other, and the page says so.
     assert 'Not judged' in page and 'is judged' not in page.partition('How it was done')[0]
+    reason = page.partition('No figure can be given: ')[2].partition('.')[0]
+    assert reason and f'warning: nobody knows what it is worth: {reason}' in said
+
+
+def test_the_shipped_model_is_not_calibrated_by_accident(tmp_path):
+    with pytest.raises(InputError, match='give --out, --map or --model'):
+        calibrate(tmp_path, '--report', tmp_path / 'report')
+    assert not (tmp_path / 'report').exists()
 
 
 def test_drives_that_trained_the_model_are_refused(world, tmp_path):

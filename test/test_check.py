@@ -33,9 +33,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
 from saliency_i2ploc_ros.geometry.poses import transform
+from saliency_i2ploc_ros.localization import visibility
 from saliency_i2ploc_ros.ros import bystander, check_node, checks
 from saliency_i2ploc_ros.ros.checks import ERROR, Heard, OK, WARN
-from saliency_i2ploc_ros.ros.conversions import pose_to_message
+from saliency_i2ploc_ros.ros.conversions import pose_to_message, rgb_to_image
 
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -361,8 +362,22 @@ def test_a_frame_that_is_not_optical_looks_up():
 def test_an_image_that_shows_nothing():
     message = image_at(0)
     message.data = bytes(len(message.data))
-    found, image = checks.image_finding(message, 4.0)
+    found, image = checks.image_finding(message, 4.0, 0.4)
     assert found.level == WARN and not image.any()
+
+
+def test_whether_an_image_shows_something_is_judged_as_the_localizer_does():
+    message = image_at(0)
+    _, image = checks.image_finding(message, 0.0, 0.0)
+    levels, share = visibility.contrast(image), visibility.visible_share(image)
+    for contrast, visible, level in ((levels - 1e-3, share, OK), (levels + 1e-3, share, WARN),
+                                     (0.0, share + 1e-3, WARN)):
+        assert checks.image_finding(message, contrast, visible)[0].level == level
+    # Blue of many levels: the mean of the channels has three times the contrast of the grey.
+    pixels = np.zeros((90, 160, 3), np.uint8)
+    pixels[..., 2] = np.linspace(0, 40, 160)
+    found, _ = checks.image_finding(rgb_to_image(pixels, message.header), 2.0, 0.0)
+    assert np.std(pixels.mean(axis=2)) > 2.0 and found.level == WARN
 
 
 def test_the_code_is_that_of_the_worst():

@@ -140,12 +140,26 @@ def test_the_whole_map_has_every_place_and_no_point_above_the_limit(places, size
     descriptors = np.zeros((places, 2), np.float32)
     poses = np.stack([planar(100.0 * i, 0.0, 0.0) for i in range(places)])
     database = SimpleNamespace(descriptors=descriptors, T_map_base=poses, origin=np.zeros(3),
+                               first_places=np.arange(places),
                                cloud=lambda _: np.zeros((size, 3), np.float32))
     shown = display.MapDisplay(database, 'map')
     for limit in (places, places + 1, 2 * places - 1, 3 * places, 3 * places + 1, 10**4):
         points = message_to_cloud(shown.whole_map(limit, 7))
         assert len(points) <= limit
         assert {round(x / 100.0) for x in points[:, 0]} == set(range(places))
+
+
+def test_the_whole_map_has_the_points_of_a_submap_once_for_all_its_views(tmp_path):
+    poses = np.stack([planar(50.0 * (i // 3), 0.0, 0.5 * i) for i in range(6)])
+    clouds = [np.random.default_rng(i).uniform(-8, 8, (40, 3)).astype(np.float32)
+              for i in range(2)]
+    write_database(tmp_path / 'map', np.eye(6, dtype=np.float32), poses, clouds,
+                   np.array([0, 0, 0, 1, 1, 1]), encoder_hash='e', preprocessing_hash='p',
+                   model_name='m', submap={}, spacing_m=50.0, views=3)
+    database = PlaceDatabase.open(tmp_path / 'map')
+    assert database.first_places.tolist() == [0, 3]
+    points = message_to_cloud(display.MapDisplay(database, 'map').whole_map(1000, 7))
+    assert len(points) == len(np.unique(points.round(3), axis=0)) == 80
 
 
 def one_place(*clouds, spacing=5.0):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from saliency_i2ploc_ros.evaluation.answers import record_of, record_of_json, Sp
 from saliency_i2ploc_ros.evaluation.comparison import compare, comparison_table
 from saliency_i2ploc_ros.evaluation.offline import evaluate_drive, has_truth
 from saliency_i2ploc_ros.evaluation.pictures import display_cloud, queries_to_show
-from saliency_i2ploc_ros.evaluation.report import summary_table, write_report
+from saliency_i2ploc_ros.evaluation.report import provenance, summary_table, write_report
 from saliency_i2ploc_ros.evaluation.summary import Record
 from saliency_i2ploc_ros.evaluation.trust_pictures import worst_fixes
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
@@ -124,6 +125,8 @@ def test_a_report_has_figures_trajectories_and_pictures(drive, tmp_path):
     assert summary['verdict'] == {'passed': True, 'failures': [], 'exit_code': 0}
     text = table_text(summary)
     assert 'Recall@20' in text and '1 no_texture' in text and '71.4 %' in text
+    row, = (line for line in text.splitlines() if 'look the wrong way (over 45 degrees)' in line)
+    assert ' 0.0 %' in row
 
 
 def test_a_report_without_truth_or_fixes_says_so(drive, tmp_path):
@@ -203,6 +206,25 @@ def run_of(out, shift=0.0, drop=(), milliseconds=1.0, **provenance):
         if i not in drop:
             records.append(record_of(answer, 10 ** 9 * i, planar(10.0 * i, 0.0, 0.0)))
     write_report(out, records, StandInDatabase(), lambda record: None, provenance, images_in=5)
+
+
+def test_the_calibration_is_among_what_made_a_run(tmp_path):
+    from test_calibration import calibration
+
+    def made_by(calibrated):
+        model = SimpleNamespace(encoder_hash='e', runtime='torch', device='cpu',
+                                precision='fp32', acceleration='none')
+        return provenance(SimpleNamespace(
+            model=model, database=SimpleNamespace(identity='i'), config=LocalizerConfig(),
+            calibration=calibrated))
+
+    none, one, other = map(made_by, (None, calibration(), calibration(nothing=0.2)))
+    assert none['calibration'] == 'none' and len(one['calibration']) == 16
+    assert one == made_by(calibration()) and one['calibration'] != other['calibration']
+    run_of(tmp_path / 'a', **one)
+    run_of(tmp_path / 'b', **none)
+    assert compare(tmp_path / 'a', tmp_path / 'b')['causes'] == [
+        f'calibration: {one["calibration"]} live, none offline']
 
 
 def test_two_runs_are_compared(tmp_path):

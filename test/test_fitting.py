@@ -167,9 +167,14 @@ def test_auroc_is_what_counting_pairs_gives(rows):
 def test_availability_is_the_best_of_all_thresholds(rows, rate):
     p, right = np.array([s for s, _ in rows]) / 5.0, np.array([b for _, b in rows])
     best = max([(np.mean(p >= t), t) for t in p if np.mean(~right[p >= t]) <= rate],
-               default=(0.0, 1.0))
+               default=(0.0, np.inf))
     share, threshold = availability(p, right, rate)
     assert share == pytest.approx(best[0]) and threshold == best[1]
+    assert share == pytest.approx(np.mean(p >= threshold))  # also where it is that of nothing
+
+
+def test_what_is_wrong_at_certainty_is_not_accepted_either():
+    assert availability(np.ones(4), np.zeros(4, bool), 0.01) == (0.0, np.inf)
 
 
 def test_the_effective_size_is_that_of_theory():

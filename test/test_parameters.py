@@ -89,11 +89,29 @@ def test_the_method_has_a_parameter_for_each_of_its_settings_and_the_same_bounds
             if value is not None:
                 LocalizerConfig(**{name: value})
                 assert setting.checked(type(setting.default)(value)) == value
-        if setting.above is not None:
+        for word in ('above', 'below'):
+            if (value := getattr(setting, word)) is not None:
+                with pytest.raises(ValueError):
+                    LocalizerConfig(**{name: value})
+                with pytest.raises(InputError, match=f'{name} must be .*{word} {value}'):
+                    setting.checked(value)
+
+
+def test_every_rule_of_the_method_is_a_bound_of_its_parameter():
+    by_name, met = {s.name: s for s in LOCALIZER}, set()
+    for name, field in LocalizerConfig.model_fields.items():
+        for rule in field.metadata:
+            # A step beyond what each rule allows; another type of rule needs a line here.
+            refused = {'Ge': lambda r: r.ge - 1, 'Gt': lambda r: r.gt,
+                       'Le': lambda r: r.le + 1, 'Lt': lambda r: r.lt}[type(rule).__name__](rule)
+            met.add(type(rule).__name__)
+            value = type(field.default)(refused)
             with pytest.raises(ValueError):
-                LocalizerConfig(**{name: setting.above})
-            with pytest.raises(InputError, match=f'{name} must be above'):
-                setting.checked(setting.above)
+                LocalizerConfig(**{name: value})
+            with pytest.raises(InputError, match=f'{name} must be'):
+                by_name[name].checked(value)
+    assert met == {'Ge', 'Gt', 'Le', 'Lt'}
+    assert by_name['outside'].range_text == 'at least 0.0 and below 1.0'
 
 
 def test_declared_values_are_the_given_ones_and_integers_serve_as_numbers(make_node):
@@ -149,6 +167,7 @@ def test_what_waits_for_configure_says_so(make_node):
     ('min_score', 'high', 'min_score must be a number'),
     ('temperature', float('nan'), 'finite'),
     ('temperature', 0.0, 'temperature must be above 0.0'),
+    ('outside', 1.0, 'outside must be at least 0.0 and below 1.0, not 1.0'),
     ('top_k', 0, 'parameter refused: top_k must be at least 1, not 0'),
     ('image_transport', 'theora', 'image_transport must be one of raw, compressed'),
     ('camera_extrinsics', [1.0, 2.0], '6 or 7 numbers for each camera, not 2'),

@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from saliency_i2ploc_ros.ros import evaluator_node, localizer_node, replay_node
+from saliency_i2ploc_ros.ros import (
+    check_node,
+    evaluator_node,
+    localizer_node,
+    replay_node,
+)
 from saliency_i2ploc_ros.ros.conversions import header_at
 
 
@@ -108,3 +113,13 @@ def test_arguments_that_ros_cannot_read_are_one_line(main, arguments, expected, 
         main(['--ros-args', *arguments])
     line, = capsys.readouterr().err.splitlines()
     assert ended.value.code == 1 and expected in line and '.c:' not in line
+
+
+@pytest.mark.parametrize('node', [localizer_node, replay_node, evaluator_node, check_node])
+@pytest.mark.parametrize('word', ['-h', '--help'])
+def test_help_says_what_it_is_and_where_its_parameters_are(node, word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        node.main([word])
+    said = capsys.readouterr()
+    assert ended.value.code == 0 and said.err == ''
+    assert said.out.startswith(node.__doc__.strip()) and 'docs/nodes.md' in said.out

@@ -68,6 +68,7 @@ def test_a_run_done_by_hand(run):
     assert errors['share_within_m'] == pytest.approx(
         {'1': 0, '5': 1 / 3, '10': 2 / 3, '20': 2 / 3})
     assert errors['false_accept_rate'] == pytest.approx(1 / 3)
+    assert errors['wrong_way_rate'] == 0.0  # the largest, across the seam, is 5 degrees
 
     # With truth: x = 0, 10, 20, 30, 50; the places within 20 m of them: 1, 2, 2, 1, 1.
     recall = s['recall']
@@ -92,12 +93,22 @@ def test_a_run_done_by_hand(run):
     json.dumps(s, allow_nan=False)
 
 
+def test_fixes_that_look_the_wrong_way_are_counted_apart():
+    truth = planar(0, 0, 3.0)
+    run = [record(i, planar(1, 0, 3.0 + np.radians(turn)), truth)
+           for i, turn in enumerate((0.0, 44.9, -45.1, 180.0, 46.0))]
+    run += [record(5, None, truth, rejection='ambiguous'), record(6, planar(0, 0, 0), None)]
+    errors = summarize(run)['errors']
+    assert errors['wrong_way_rate'] == pytest.approx(3 / 5)
+    assert errors['false_accept_rate'] == 0.0  # whose meaning is the distance alone
+
+
 def test_nothing_known_is_null_and_json(run):
     for records, places in (([], None), ([], np.zeros((0, 2))), ([run[4]], np.zeros((3, 2)))):
         s = summarize(records, places)
         json.dumps(s, allow_nan=False)
         assert s['errors']['position_m'] is None
-        assert s['errors']['false_accept_rate'] is None
+        assert s['errors']['false_accept_rate'] is s['errors']['wrong_way_rate'] is None
         assert s['recall'] is None
         assert s['calibration'] is None
         assert s['coverage']['first_correct_s'] is None

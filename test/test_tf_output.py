@@ -185,6 +185,37 @@ def test_a_fix_waits_for_its_odometry_and_not_for_ever(node, monkeypatch):
     assert len(node.sent) == before
 
 
+def test_odometry_that_lags_by_more_than_a_fix_still_serves(node, monkeypatch):
+    """Fixes each 0.1 s, odometry 0.35 s behind: each correction is of the newest that has some."""
+    troubles, now = [], [100.0]
+    monkeypatch.setattr(tf_output, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    heard = OdometryTopic('odom', 'base_link')
+    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append, heard)
+    fixes = [planar(10.0 * i, 0.0, 0.0) for i in range(20)]
+    for i, fix in enumerate(fixes):
+        now[0] = 100.0 + 0.1 * i
+        out.take(fix, START_NS + round(0.1 * i * S))
+        heard.add(odometry(0.1 * i - 0.35, drive(0.1 * i - 0.35)))
+        out.send()
+        if i >= 4:  # from -0.35 s on, the latest with odometry after it is the fourth last
+            np.testing.assert_allclose(pose_of(node.sent[-1]) @ drive(0.1 * (i - 4)),
+                                       fixes[i - 4], atol=1e-3)
+    assert len(node.sent) == 16 and set(troubles) == {''}
+
+
+def test_fixes_that_never_get_odometry_are_complained_of_however_many_come(node, monkeypatch):
+    troubles, now = [], [100.0]
+    monkeypatch.setattr(tf_output, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    out = TfOutput(node, {**GIVEN, 'publish_tf': 'map_to_odom'}, troubles.append,
+                   OdometryTopic('odom', 'base_link'))
+    for i in range(15):
+        now[0] = 100.0 + 0.1 * i
+        out.take(planar(5.0, 0.0, 0.0), START_NS + round(0.1 * i * S))
+        out.send()
+        assert bool(troubles) == (0.1 * i > tf_output.PATIENCE_S)
+    assert 'a fix is not on /tf: no odometry has come' in troubles[0] and node.sent == []
+
+
 @pytest.mark.parametrize(('given', 'missing', 'said'), [
     ({'publish_tf': 'map_to_base'}, 'tf2_msgs', 'needs the package tf2_msgs'),
     ({'publish_tf': 'map_to_odom'}, 'tf2_msgs', 'needs the package tf2_msgs'),

@@ -30,7 +30,8 @@ def command(
     model: Annotated[Path | None, typer.Option(
         help='Folder of the model; default: the shipped one.')] = None,
     out: Annotated[Path | None, typer.Option(
-        help="Folder to write calibration.json into; default: the map's, else the model's.")
+        help='Folder to write calibration.json into; default: that given as --map, else as '
+        '--model.')
         ] = None,
     map_path: Annotated[Path | None, typer.Option(
         '--map', help='Calibrate for this one map, which the drives go through; default: for '
@@ -56,10 +57,12 @@ def command(
     """
     Learn when a fix is right and how far off it can be; show what that is worth on other drives.
 
-    A city's first drive with a LiDAR is its map and all with cameras are asked; any other drive is
-    its own map, which is easier than another day. Written is what all of them teach; the report
-    judges each site by what the others taught, or one map by halves of the way. A calibration
-    holds for one model, one kind of map and one kind of search, and is refused elsewhere.
+    A city's first drive with a LiDAR is its map, and its drives with cameras are asked, the map's
+    own only if there is no other. A drive of any other data set is its own map. Images of a map's
+    own drive are easier than those of another day, and the report warns of them. Written is what
+    all of them teach; the report judges each site by what the others taught, or one map by halves
+    of the way. A calibration holds for one model, one kind of map and one kind of search, and is
+    refused elsewhere.
     """
     from ..distributed import start, stop, world
     from ..evaluation.calibrating import described_site
@@ -69,8 +72,11 @@ def command(
 
     if map_path is not None and headings is not None:
         raise InputError('a map has its views already: give --map or --headings, not both')
+    target = out or map_path or model
+    if target is None:
+        raise InputError('a calibration would replace that of the shipped model: give --out, '
+                         '--map or --model to say where it belongs')
     folder = model or shared_directory('models') / 'city'
-    target = out or map_path or folder
     for path in (report, target):
         if path.exists() and not path.is_dir():
             raise InputError(f'{path} is a file: name a folder')
@@ -204,9 +210,11 @@ def learn(
                                        protocol_of(sites, answers, kind, config, judged), warnings,
                                        versions())
     write_calibration(target, calibration)
-    if not isinstance(judged, str):
+    if isinstance(judged, str):
+        typer.echo(f'warning: nobody knows what it is worth: {judged}', err=True)
+    else:
         typer.echo(headline(summary['figures']))
-    typer.echo(f'{target / FILE}: written; {report / "report.html"}: what it is worth')
+    typer.echo(f'{target / FILE}: written; report: {report / "report.html"}')
 
 
 def provenance_of(

@@ -19,8 +19,9 @@ def acceptance_curve(records: Sequence[Record], place_xy: Array) -> PrecisionRec
     Return precision and recall as the confidence varies above which a fix is accepted, or None.
 
     What the localizer would have answered counts (`Answer.estimate`), of rejected images too;
-    right is within 20 m of the truth. An image that has no place within 20 m cannot be answered
-    rightly: it is not in recall's denominator, accepting it is an error.
+    right is within 20 m of the truth, wherever it looks (a calibration asks for the heading too).
+    An image that has no place within 20 m cannot be answered rightly: it is not in recall's
+    denominator, accepting it is an error.
     """
     known = [record for record in records if record.has_truth]
     if not known:

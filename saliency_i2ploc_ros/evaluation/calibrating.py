@@ -21,7 +21,7 @@ from ..data.drive import Drive
 from ..distributed import World
 from ..encoders.config import View
 from ..errors import InputError
-from ..geometry.poses import planar, wrap, yaw_of
+from ..geometry.poses import path_length, planar, wrap, yaw_of
 from ..localization.calibration import (
     Calibration,
     evidence_of,
@@ -36,6 +36,7 @@ from ..progress import track
 from .described import ByModel, describe_database, Described
 from .fitting import fit_logistic, fit_nothing, fit_power
 from .protocols import cloud_side, entries_of, image_side
+from .recall import trajectory_blocks
 from .splits import frame_of
 
 Array = NDArray[np.float64]
@@ -74,7 +75,8 @@ class Answers:
     answer along and across its own heading and of that heading, metres and radians; NaN for images
     from elsewhere. yaw: (n,) that was answered. xy: (n, 2) where the images were taken.
     scores: (n, k). near: (n, k) which of the retrieved places are where the image was taken,
-    looking its way. chance: (n,) the share of all places that are.
+    looking its way. chance: (n,) the share of all places that are. block: (n,) in which stretch of
+    50 m of the whole drive the image was taken.
     """
 
     site: str
@@ -90,6 +92,7 @@ class Answers:
     scores: Array
     near: Flags
     chance: Array
+    block: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -149,6 +152,7 @@ def answers_of(
     index.add(np.ascontiguousarray(site.places.descriptors))
     scores, found = index.search(np.ascontiguousarray(queries.descriptors),
                                  min(config.top_k, len(site.places)))
+    blocks = trajectory_blocks(path_length(queries.T_map_base[:, :2, 3]))
     rows: list[tuple[Any, ...]] = []
     for row in track(range(len(queries)), f'{queries.session} in {site.name}'):
         T, truth = T_map_base[found[row]], queries.T_map_base[row]
@@ -162,7 +166,7 @@ def answers_of(
             evidence_of(scores[row], answer.weights, answer.cluster, answer.alike),
             spread_of(answer.weights, T, answer.alike, answer.T_map_place), error, yaw,
             truth[:2, 3], scores[row].astype(np.float64), np.isin(found[row], there[row]),
-            len(there[row]) / len(T_map_base)))
+            len(there[row]) / len(T_map_base), blocks[row]))
     return Answers(site.name, site.frame, taken.frame, inside, queries.session,
                    *(np.stack(each) for each in zip(*rows, strict=True)))
 

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from ..geometry.poses import path_length
+from ..errors import InputError
 from ..localization.calibration import Calibration
 from .calibrating import Answers, Array, Flags
 from .fitting import auroc, availability, effective_size, honest_ece, trust_figures
 from .page import Interval
-from .recall import block_bootstrap_of, trajectory_blocks
+from .recall import block_bootstrap_of
 
 RATES = (0.01, 0.02, 0.05)
 RATE = RATES[0]  # that a threshold is learned for on some sites and tried on another
@@ -85,7 +85,8 @@ def judge(answers: Sequence[Answers], fit: Fit, outside: float) -> Judged:
     Return every image judged by a calibration that it did not teach; see the module.
 
     fit: makes a calibration of answers. Images from elsewhere that no calibration could judge are
-    left out. Where sites teach too little without one of them, it is an InputError.
+    left out, also where sites teach too little without two of them. Where they do without one, it
+    is an InputError.
     """
     maps = sorted({each.map for each in answers if each.inside})
     asked = list(answers) if len(maps) > 1 else _halves(answers)
@@ -95,7 +96,12 @@ def judge(answers: Sequence[Answers], fit: Fit, outside: float) -> Judged:
         taught = [each for each in asked if not {each.map, each.taken} & left_out]
         if not any(each.inside for each in taught):
             return None
-        calibration = fit(taught)
+        try:
+            calibration = fit(taught)
+        except InputError:
+            if len(left_out) > 1:  # asked for images from elsewhere alone
+                return None
+            raise
         return calibration, threshold_of(calibration, taught, outside, RATE)
 
     parts = []
@@ -145,7 +151,7 @@ def threshold_of(
 def _judged(
     each: Answers, calibration: Calibration, threshold: float, outside: float,
 ) -> tuple[Any, ...]:
-    """Return the fields of `Judged`, its drive by name and the stretch of its way by number."""
+    """Return the fields of `Judged`, its drive by name and its block as in the drive."""
     sigma = calibration.sigma(each.spread)
     c, s = np.cos(each.yaw), np.sin(each.yaw)
     along, across = each.error[:, :2].T
@@ -156,7 +162,7 @@ def _judged(
     p = calibration.probability(each.evidence, outside)
     belongs = (np.full(len(each), np.nan) if calibration.inside is None
                else calibration.inside(each.evidence))
-    return (each.site, each.drive, trajectory_blocks(path_length(each.xy)),
+    return (each.site, each.drive, each.block,
             np.full(len(each), each.inside), each.right, calibration.right(each.evidence),
             belongs, p, p >= threshold, error,
             np.column_stack([sigma, np.sqrt(x), np.sqrt(y)]))
@@ -253,11 +259,11 @@ def expected_ece(judged: Judged) -> tuple[float, float]:
     return honest_ece(judged.in_map[judged.inside])
 
 
-def recommended(answers: Judged, outside: float) -> dict[str, float]:
-    """Return by false-fix rate the least probability that kept it, over all judged images."""
+def recommended(answers: Judged, outside: float) -> dict[str, float | None]:
+    """Return by false-fix rate the least probability that kept it over all images, or None."""
     n = answers.importance(outside)
-    return {f'{rate:g}': availability(answers.probability, answers.right, rate, n)[1]
-            for rate in RATES}
+    found = {rate: availability(answers.probability, answers.right, rate, n)[1] for rate in RATES}
+    return {f'{rate:g}': least if math.isfinite(least) else None for rate, least in found.items()}
 
 
 def _mean(values: NDArray[Any], importance: Array | None = None) -> float:

@@ -19,7 +19,7 @@ from .summary import json_safe, latency, Record
 
 Answers = dict[int, dict[str, Any]]
 # Of a summary's provenance, and of its parameters: what the answers depend on.
-CAUSES = ('model_hash', 'database_identity', 'commit', 'torch', 'numpy')
+CAUSES = ('model_hash', 'database_identity', 'calibration', 'commit', 'torch', 'numpy')
 PARAMETERS = (*LocalizerConfig.model_fields, 'runtime', 'device', 'precision', 'acceleration',
               'threads', 'cameras', 'camera_slop_s', 'camera_wait_s', 'camera_frame',
               'camera_extrinsics', 'image_is_rectified')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
@@ -173,11 +175,15 @@ def risk_coverage(
 def availability(
     probability: Array, right: Flags, rate: float, importance: ArrayLike | None = None,
 ) -> tuple[float, float]:
-    """Return the largest share accepted with at most `rate` of it wrong, and its threshold."""
+    """
+    Return the largest share accepted with at most `rate` of it wrong, and its threshold.
+
+    Where no threshold keeps the rate, nothing is accepted: 0 and infinity, since answers may have
+    a probability of 1.
+    """
     threshold, share, wrong = risk_coverage(probability, right, importance)
     fit = np.flatnonzero(wrong <= rate)
-    # A threshold above every probability accepts nothing.
-    return (float(share[fit[-1]]), float(threshold[fit[-1]])) if len(fit) else (0.0, 1.0)
+    return (float(share[fit[-1]]), float(threshold[fit[-1]])) if len(fit) else (0.0, math.inf)
 
 
 def auroc(score: ArrayLike, positive: Flags) -> float:

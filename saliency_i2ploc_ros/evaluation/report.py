@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import math
 from pathlib import Path
 import platform
 import sys
@@ -15,9 +16,10 @@ import torch
 
 from .. import __version__
 from ..data.trajectories import write_tum
+from ..localization.hypotheses import SAME_HEADING_RAD
 from ..localization.localizer import Localizer
 from ..mapping.database import PlaceDatabase
-from ..storage import commit, write_json
+from ..storage import commit, content_hash, write_json
 from .acceptance import acceptance
 from .answers import write_answers
 from .pictures import draw_errors, draw_overview
@@ -84,12 +86,15 @@ def _draw_trust(
 
 def provenance(localizer: Localizer, **given: Any) -> dict[str, Any]:
     """Return what made a run: versions, the command, model, map, settings, and what is given."""
+    calibration = localizer.calibration
     return {
         **versions(),
         'model_hash': localizer.model.encoder_hash, 'runtime': localizer.model.runtime,
         'device': localizer.model.device, 'precision': localizer.model.precision,
         'acceleration': localizer.model.acceleration,
         'database_identity': localizer.database.identity,
+        'calibration': ('none' if calibration is None
+                        else content_hash(calibration.model_dump(mode='json'))),
         'localizer': localizer.config.model_dump(),
         **given,
     }
@@ -130,6 +135,9 @@ def summary_table(summary: dict[str, Any], title: str = '') -> Table:
             table.add_row(f'{name}, median / p95 / max',
                           f'{e["median"]:.1f} / {e["p95"]:.1f} / {e["max"]:.1f} {unit}')
         table.add_row('fixes wrong by more than 20 m', _percent(errors['false_accept_rate']))
+        table.add_row('fixes that look the wrong way '
+                      f'(over {math.degrees(SAME_HEADING_RAD):g} degrees)',
+                      _percent(errors['wrong_way_rate']))
     if summary['recall'] is not None:
         recall = summary['recall']
         rows = {f'Recall@{k}': entry for k, entry in recall['at'].items()}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry.poses import path_length
+from ..localization.hypotheses import SAME_HEADING_RAD
 from .pose_errors import calibration, planar_errors, reliability, RELIABILITY_LEVELS
 from .recall import block_bootstrap, BLOCK_M, one_percent, recall_of_positions, trajectory_blocks
 
@@ -168,6 +169,7 @@ def _judged(records: Sequence[Record]) -> tuple[Array, Array]:
 
 
 def _errors(records: list[Record]) -> dict[str, Any]:
+    """Return errors of fixes; false accepts are over 20 m off, wherever they look."""
     errors, _ = _judged(records)
     distance = np.linalg.norm(errors[:, :2], axis=1)
     n = len(distance)
@@ -177,6 +179,7 @@ def _errors(records: list[Record]) -> dict[str, Any]:
         'yaw_deg': statistics(np.degrees(np.abs(errors[:, 2]))),
         'share_within_m': {f'{radius:g}': share(distance <= radius) for radius in SHARES_M},
         'false_accept_rate': share(distance > CORRECT_M),
+        'wrong_way_rate': share(np.abs(errors[:, 2]) > SAME_HEADING_RAD),
     }
 
 

@@ -12,7 +12,8 @@ def verdict(summary: dict[str, Any], limits: dict[str, Any]) -> list[str]:
     Return a sentence for each threshold that a run missed; what is unknown misses it too.
 
     limits: min_images, min_accepted_share, min_recall_at_1, max_false_accept_rate; absent ones,
-    shares of at least 0 and rates of at most 1 ask for nothing.
+    shares of at least 0 and rates of at most 1 ask for nothing. A false accept is over 20 m off;
+    where a fix looks is not judged.
     """
     coverage, recall = summary['coverage'], summary['recall']
     attempted, wanted = coverage['attempted'], limits.get('min_images', 0)

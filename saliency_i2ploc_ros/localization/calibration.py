@@ -78,10 +78,10 @@ class Calibration(BaseModel):
     encoder_hash, preprocessing_hash, top_k, temperature, merge_radius_m, headings (views of a
     submap), spacing_m and smooth_m are what it holds for: `check_calibration` refuses another.
     map_identity: of the one map that it holds for, '' for any of that kind. radius_m: within which
-    a fix is right. right: the probability of that, were the place in the map; inside: that it is,
-    if it is as often as not (None: not known, then it is). along_m, across_m, heading_rad:
-    standard deviations of right fixes. nothing: share of the images that speak for no place, for
-    `Belief`. provenance: drives, counts and figures.
+    a fix is right, if it also looks within 45 degrees of the right way. right: the probability of
+    that, were the place in the map; inside: that it is, if it is as often as not (None: not known,
+    then it is). along_m, across_m, heading_rad: standard deviations of right fixes. nothing: share
+    of the images that speak for no place, for `Belief`. provenance: drives, counts and figures.
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)

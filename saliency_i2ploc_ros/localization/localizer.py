@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 import time
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +23,7 @@ from .calibration import Calibration, check_calibration, read_calibration, SEARC
 from .fix import Answer, Candidates, Fix
 from .hypotheses import estimate, join, LocalizerConfig, Retrieved
 from .trust import judged, REASONS
-from .visibility import visible_share
+from .visibility import contrast, visible_share
 
 Array = NDArray[np.float64]
 
@@ -127,10 +126,10 @@ class Localizer:
         headings = [camera_yaw(view.T_base_camera) for view in views]
         config, clock = self.config, _Clock()
 
-        contrasts = [_contrast(view.image) for view in views]
+        contrasts = [contrast(view.image) for view in views]
         shares = [visible_share(view.image) for view in views]
-        used = [i for i, (contrast, share) in enumerate(zip(contrasts, shares, strict=True))
-                if contrast >= config.min_contrast and share >= config.min_visible]
+        used = [i for i, (levels, share) in enumerate(zip(contrasts, shares, strict=True))
+                if levels >= config.min_contrast and share >= config.min_visible]
         if not used:
             clock.lap('prepare')
             return Answer(None, 'no_texture', f'the image shows nothing: contrast '
@@ -258,11 +257,6 @@ def camera_yaw(T_base_camera: Array) -> float:
         raise InputError('the camera looks straight up or down, which places cannot be matched '
                          'with: check its mounting (T_base_camera, an optical frame)')
     return math.atan2(y, x)
-
-
-def _contrast(image: NDArray[np.uint8]) -> float:
-    """Return the standard deviation of an image's grey levels."""
-    return float(cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[1][0, 0])
 
 
 class _Clock:

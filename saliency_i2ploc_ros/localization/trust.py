@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..geometry.poses import yaw_of
 from .calibration import Calibration, evidence_of, spread_of
-from .hypotheses import Estimate, Joined, LocalizerConfig
+from .hypotheses import Estimate, Joined, LocalizerConfig, SAME_HEADING_RAD
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,8 @@ def judged(
     evidence = evidence_of(joined.scores, result.weights, result.cluster, result.alike)
     right = float(calibration.right(evidence))
     probability = float(calibration.probability(evidence, config.outside))
-    figures += (f', right within {calibration.radius_m:g} m with a probability of '
+    figures += (f', right within {calibration.radius_m:g} m and '
+                f'{math.degrees(SAME_HEADING_RAD):g} degrees with a probability of '
                 f'{100 * probability:.1f} % (at least {100 * config.min_probability:g} %)')
     reason = None
     if low or probability < config.min_probability:

@@ -19,6 +19,11 @@ _SURE = 1.5  # times as much as the noise explains is not counted as detail
 _LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
+def contrast(image: NDArray[np.uint8]) -> float:
+    """Return the standard deviation of the grey levels of an image (H, W, 3) uint8 RGB."""
+    return float(cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[1][0, 0])
+
+
 def visible_share(image: NDArray[np.uint8]) -> float:
     """
     Return the share, 0 to 1, of an image (H, W, 3) uint8 RGB in which details can be seen.

@@ -149,6 +149,11 @@ class PlaceDatabase:
         """Return a hash of the schema, and through its SHA-256s of every array."""
         return content_hash(self.schema.model_dump(mode='json'))
 
+    @property
+    def first_places(self) -> NDArray[np.int64]:
+        """Return (s,) the first place of each submap, whose points are its views' too."""
+        return self._first
+
     def cloud(self, index: int) -> NDArray[np.float32]:
         """Return points (m, 3) to look at of place `index`, in the vehicle frame of its pose."""
         submap = self.submaps[index]

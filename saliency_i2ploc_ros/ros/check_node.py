@@ -139,7 +139,8 @@ class CheckNode(Bystander):
         given, message = self.given, images.last
         yield checks.stamp_finding(images, self.get_parameter('use_sim_time').value,
                                    self.count_publishers('/clock') > 0)
-        finding, image = checks.image_finding(message, given['min_contrast'])
+        finding, image = checks.image_finding(message, given['min_contrast'],
+                                              given['min_visible'])
         yield finding
         if infos is not None and infos.last is not None:
             lines, camera = checks.calibration_findings(
@@ -211,7 +212,7 @@ def main(args: list[str] | None = None) -> None:
     found: list[Finding] = []
     code = 2  # where it is interrupted
     try:
-        with ros(args) as executor:
+        with ros(args, __doc__) as executor:
             for finding in CheckNode(executor).findings():
                 found.append(finding)
                 print(_line(finding), flush=True)

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..geometry.cameras import Camera
 from ..localization.fix import Answer
 from ..localization.localizer import camera_yaw
+from ..localization.visibility import contrast, visible_share
 from .cameras import camera_of, check_size
 from .conversions import compressed_to_rgb, image_to_rgb
 from .diagnostics import DELAY_S, REFUSALS, SLOW_MS
@@ -188,8 +189,12 @@ def stamp_finding(heard: Heard, use_sim_time: bool, has_clock: bool) -> Finding:
 
 
 def image_finding(message: Image | CompressedImage, min_contrast: float,
-                  ) -> tuple[Finding, NDArray[np.uint8] | None]:
-    """Return whether an image can be decoded, and its (H, W, 3) RGB."""
+                  min_visible: float) -> tuple[Finding, NDArray[np.uint8] | None]:
+    """
+    Return whether an image can be decoded and shows something, and its (H, W, 3) RGB.
+
+    min_contrast, min_visible: the localizer's parameters.
+    """
     compressed = isinstance(message, CompressedImage)
     try:
         image = compressed_to_rgb(message) if compressed else image_to_rgb(message)
@@ -197,10 +202,12 @@ def image_finding(message: Image | CompressedImage, min_contrast: float,
         return Finding(ERROR, 'encoding', str(error)), None
     encoding = message.format if compressed else message.encoding
     height, width = image.shape[:2]
-    contrast = float(np.std(image.mean(axis=2)))
-    if contrast < min_contrast:
+    levels, share = contrast(image), visible_share(image)
+    if levels < min_contrast or share < min_visible:
         return Finding(WARN, 'encoding', f'{encoding}, {width} x {height}: the image shows '
-                       f'nothing (contrast {contrast:.1f}): is the lens covered?'), image
+                       f'nothing (contrast {levels:.1f} of at least {min_contrast:g}, details in '
+                       f'{100 * share:.0f} % of it, at least {100 * min_visible:g} %): is the '
+                       'lens covered?'), image
     return Finding(OK, 'encoding', f'{encoding}, {width} x {height}'), image
 
 

@@ -213,13 +213,13 @@ class MapDisplay:
         return self._message([self._points(place, 1)], stamp_ns)
 
     def whole_map(self, limit: int, stamp_ns: int) -> PointCloud2:
-        """Return at most `limit` points, evenly thinned; of all places if there are no more."""
-        places = len(self._database.descriptors)
-        share = max(1, limit // places)
-        chosen = range(0, places, -(-places // limit))
+        """Return at most `limit` points, evenly thinned; of all submaps if there are no more."""
+        # The views of a submap show the same points.
+        firsts = self._database.first_places.tolist()
+        share = max(1, limit // len(firsts))
         return self._message([
-            self._points(i, max(1, -(-len(self._database.cloud(i)) // share))) for i in chosen],
-            stamp_ns)
+            self._points(i, max(1, -(-len(self._database.cloud(i)) // share)))
+            for i in firsts[::-(-len(firsts) // limit)]], stamp_ns)
 
     def look(self, place: int, config: ModelConfig, header: Header) -> Image:
         """Return the map as the network's camera would see it from a place."""

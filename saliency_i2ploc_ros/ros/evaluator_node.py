@@ -200,10 +200,11 @@ class Evaluator(Node):
             'parameters': self.given, 'localizer': self.localizer}
         images_in = max(len(self.images), len(records))
         path_xy = [self.truth[stamp][:2, 3] for stamp in sorted(self.truth)]
-        title = f'{Path(self.given["bag"]).name or "live"} in the map {self.database.path.name}'
+        where = self.database.schema.source or self.database.path.name
+        title = f'Live fixes in the map of {where}'
         summary = write_report(
             Path(self.given['output']), records, self.database, self._image_of, provenance,
-            images_in, f'{title}, live' if self.given['bag'] else title, self.given,
+            images_in, title, self.given,
             np.array(path_xy).reshape(-1, 2) if path_xy else None)
         return summary['verdict']
 
@@ -213,7 +214,7 @@ def main(args: list[str] | None = None) -> None:
     node: Evaluator | None = None
     code = 0
     try:
-        with ros(args) as executor:
+        with ros(args, __doc__) as executor:
             node = Evaluator(executor)
             executor.spin()
         # A second Ctrl-C, or a launch's, must not cut the report in two.

@@ -28,7 +28,7 @@ from ..storage import shared_directory
 from . import parameters
 from .conversions import stamp_of
 from .diagnostics import Health, REFUSALS
-from .moments import Moment
+from .moments import JUMP_NS, Moment
 from .motion import ByOdometry, ConstantVelocity, Follower, GUESSED
 from .newest import NewestWorker
 from .odometry import OdometryTf, OdometryTopic
@@ -56,6 +56,8 @@ class Inference:
         self._node, self._health, self._on_answered = node, health, on_answered
         self._image_type = CompressedImage if given['image_transport'] == 'compressed' else Image
         self._worker = NewestWorker(self._work)
+        # How often the clock went back, and the latest stamp of which no time is undone by that.
+        self._jump, self._undone = (0, 0), 0
         try:
             localizer = self._worker.call(lambda: load_localizer(given))
         except BaseException:
@@ -88,19 +90,26 @@ class Inference:
 
     @property
     def dropped(self) -> int:
-        """Return how many of them were replaced by a newer one before their turn."""
-        return self._worker.dropped
+        """Return how many were replaced by a newer one before their turn, or of time undone."""
+        return self._worker.dropped + self._undone
 
     def offer(self, moment: Moment) -> None:
         """Hand over the newest moment; returns at once."""
-        self._worker.offer((moment, self._node.get_clock().now().nanoseconds))
+        self._worker.offer((moment, self._node.get_clock().now().nanoseconds, self._jump[0]))
 
     def calibrate(self, camera: str, info: CameraInfo) -> None:
         """Take the newest CameraInfo of a camera."""
         self._pipeline.camera_infos[camera] = info
 
-    def forget(self) -> None:
-        """Forget the stamps that images came with."""
+    def forget(self, now_ns: int | None = None) -> None:
+        """
+        Forget the stamps that images came with.
+
+        now_ns: of a clock that has gone back. Images that wait or are at work get no answer if
+        their stamps are of the time before; those may be of the new one, and early, too.
+        """
+        if now_ns is not None:
+            self._jump = self._jump[0] + 1, now_ns + JUMP_NS
         self._pipeline.last_stamp_ns = None
         # In the thread that follows: an image may be at work.
         self._anew = True
@@ -165,18 +174,34 @@ class Inference:
         """End the thread, and no more: the process ends."""
         self._worker.close()
 
-    def _work(self, item: tuple[Moment, int]) -> None:
-        moment, arrived_ns = item
+    def _is_undone(self, stamp_ns: int, jumps: int) -> bool:
+        """Tell whether an image, offered after so many jumps, is of a time before the last."""
+        count, latest_ns = self._jump
+        if jumps == count or stamp_ns <= latest_ns:
+            return False
+        self._undone += 1
+        self._pipeline.last_stamp_ns = None
+        return True
+
+    def _work(self, item: tuple[Moment, int, int]) -> None:
+        moment, arrived_ns, jumps = item
         try:
+            if self._is_undone(moment.stamp_ns, jumps):
+                return
             images = {name: deserialize_message(data, self._image_type)
                       for name, data in moment.images.items()}
             first = next(iter(images.values()))
             try:
-                answered = self._followed(self._with_present_config().answer(images))
+                answered = self._with_present_config().answer(images)
+                if self._is_undone(answered.stamp_ns, jumps):
+                    return
+                answered = self._followed(answered)
             except Exception as error:  # A defect must not end the thread: the next image counts.
                 self._node.get_logger().debug(traceback.format_exc())
                 answered = Answered(rejection('failed', sentence(error)), stamp_of(first.header),
                                     first.header.frame_id)
+            if self._is_undone(answered.stamp_ns, jumps):
+                return
             self._health.encoding = getattr(first, 'encoding', None) or first.format
             self._health.stamp_delay_s = (arrived_ns - answered.stamp_ns) * 1e-9
             self._on_answered(answered)

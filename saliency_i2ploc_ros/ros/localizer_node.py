@@ -218,17 +218,17 @@ class LocalizerNode(LifecycleNode):
     def _on_clock_jump(self) -> None:
         if self._inputs is not None:
             self._inputs.forget()
-        self._time_went_back('the clock')
+        self._time_went_back('the clock', self.get_clock().now().nanoseconds)
 
-    def _time_went_back(self, what: str) -> None:
-        """Forget all that has a time; called in either thread."""
+    def _time_went_back(self, what: str, now_ns: int | None = None) -> None:
+        """Forget all that has a time; called in either thread. now_ns: where the clock is."""
         self.get_logger().warning(f'{what} went back: starting anew')
         self._health.clock_jumps += 1
-        self._start_anew()
+        self._start_anew(now_ns)
 
-    def _start_anew(self) -> None:
+    def _start_anew(self, now_ns: int | None = None) -> None:
         if self._inference is not None:
-            self._inference.forget()
+            self._inference.forget(now_ns)
         for part in (self._tf, self._odometry):
             if part is not None:
                 part.forget()
@@ -313,7 +313,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted; a parameter that is refused ends it with 1."""
     code = 0
     try:
-        with ros(args) as executor:
+        with ros(args, __doc__) as executor:
             node = LocalizerNode(executor)
             started = not node.get_parameter('autostart').value or node.start()
             if started or not node.get_parameter('exit_on_failure').value:

@@ -47,18 +47,20 @@ METHOD = {
     'tilt_sigma_deg': 'standard deviation of roll and pitch, taken from the map',
 }
 
+# Of a configuration's rules, by type: the bound of a `Setting`, and where its value is.
+BOUNDS: dict[type, tuple[str, str]] = {
+    annotated_types.Ge: ('low', 'ge'), annotated_types.Gt: ('above', 'gt'),
+    annotated_types.Le: ('high', 'le'), annotated_types.Lt: ('below', 'lt'),
+}
+
 
 def _method_settings() -> Iterator[Setting]:
     """Yield a parameter for each field of the localizer's own configuration."""
     for name, field in LocalizerConfig.model_fields.items():
         bounds = {}
         for rule in field.metadata:
-            if isinstance(rule, annotated_types.Ge):
-                bounds['low'] = rule.ge
-            elif isinstance(rule, annotated_types.Gt):
-                bounds['above'] = rule.gt
-            elif isinstance(rule, annotated_types.Le):
-                bounds['high'] = rule.le
+            bound, value = BOUNDS[type(rule)]
+            bounds[bound] = getattr(rule, value)
         yield Setting(name, field.default, METHOD[name], takes_effect=AT_ONCE, **bounds)
 
 

@@ -283,7 +283,7 @@ def main(args: list[str] | None = None) -> None:
     """Play a bag and exit with 0; 1 if it cannot be played."""
     code = 0
     try:
-        with ros(args) as executor:
+        with ros(args, __doc__) as executor:
             node = Replay(executor)
             node.play()
             node.get_logger().info(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import re
+import sys
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -26,6 +27,11 @@ except ImportError:  # Humble
     ONLY_THIS_HOST = {'ROS_LOCALHOST_ONLY': '1'}
 
 __all__ = ['ONLY_THIS_HOST', 'LifecycleNode', 'SubscriptionEventCallbacks', 'ros']
+
+PARAMETERS = """\
+Parameters are given with `--ros-args -p name:=value` or `--ros-args --params-file file.yaml`.
+docs/nodes.md has them all, with topics and services, config/localizer.yaml and config/replay.yaml
+those of these two; a running node is asked with `ros2 param list` and `ros2 param describe`."""
 
 
 class LifecycleNode(rclpy.lifecycle.LifecycleNode):
@@ -47,14 +53,19 @@ class LifecycleNode(rclpy.lifecycle.LifecycleNode):
 
 
 @contextlib.contextmanager
-def ros(args: list[str] | None = None) -> Iterator[SingleThreadedExecutor]:
+def ros(args: list[str] | None = None, about: str | None = None,
+        ) -> Iterator[SingleThreadedExecutor]:
     """
     Start ROS, yield an executor for the node, and end both; an interrupt ends the block, no more.
 
     args: of the command line, None for the process's own; those that ROS cannot read are an
-    InputError. A node is best added at once, so that it is destroyed even if it cannot be made
-    whole: what still talks over DDS when the interpreter ends may crash it.
+    InputError. about: what --help prints, which ends the process with 0. A node is best added at
+    once, so that it is destroyed even if it cannot be made whole: what still talks over DDS when
+    the interpreter ends may crash it.
     """
+    if about and not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
+        print(f'{about.strip()}\n\n{PARAMETERS}')
+        sys.exit(0)
     try:
         rclpy.init(args=args)
     except Exception as error:  # RCLError and others, which have no public base.

@@ -55,7 +55,9 @@ class Services:
         self._requests.append(answered)
         timer = self._node.create_timer(
             self._node.get_parameter('localize_timeout_s').value,
-            lambda: answered.set_result(None), clock=Clock(clock_type=ClockType.STEADY_TIME))
+            # The answer may have come, and this goes on until it is seen to.
+            lambda: answered.done() or answered.set_result(None),
+            clock=Clock(clock_type=ClockType.STEADY_TIME))
         text = await answered
         self._node.destroy_timer(timer)
         self._requests = [other for other in self._requests if other is not answered]

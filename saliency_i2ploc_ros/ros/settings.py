@@ -24,8 +24,8 @@ class Setting:
     One parameter. The unit is in the name: `_m`, `_s`, `_hz`, `_deg`; a float without is a ratio.
 
     default: its type is the parameter's (bool, int, float, str, or a list). low, high: inclusive
-    bounds; above: a bound that itself is refused. choices: the only strings. items: of a list,
-    float or str. each: for each camera a list of numbers has one of so many. takes_effect:
+    bounds; above, below: bounds that themselves are refused. choices: the only strings. items: of
+    a list, float or str. each: for each camera a list of numbers has one of so many. takes_effect:
     AT_START (read-only), AT_CONFIGURE (of the lifecycle), AT_ONCE.
     """
 
@@ -35,6 +35,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    below: float | None = None
     choices: tuple[str, ...] = ()
     items: type = float
     each: tuple[int, ...] = ()
@@ -57,7 +58,8 @@ class Setting:
             raise InputError(f'{self.name} must be finite, not {value}')
         if (self.low is not None and value < self.low) \
                 or (self.above is not None and value <= self.above) \
-                or (self.high is not None and value > self.high):
+                or (self.high is not None and value > self.high) \
+                or (self.below is not None and value >= self.below):
             raise InputError(f'{self.name} must be {self.range_text}, not {value}')
         return value
 
@@ -92,7 +94,8 @@ class Setting:
             return f'{" or ".join(map(str, self.each))} numbers for each camera'
         parts = [f'at least {self.low}' if self.low is not None else '',
                  f'above {self.above}' if self.above is not None else '',
-                 f'at most {self.high}' if self.high is not None else '']
+                 f'at most {self.high}' if self.high is not None else '',
+                 f'below {self.below}' if self.below is not None else '']
         return ' and '.join(part for part in parts if part)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 import threading
 import time
@@ -22,6 +23,7 @@ Array = NDArray[np.float64]
 
 NONE, MAP_TO_ODOM, MAP_TO_BASE = 'none', 'map_to_odom', 'map_to_base'
 PATIENCE_S = 1.0  # with odometry that comes later than the fix of its time
+WAITING_MOST = 100  # fixes, more than any model makes in that time
 
 
 class TfOutput:
@@ -45,7 +47,7 @@ class TfOutput:
         self._publisher = self._timer = None
         self._odometry = odometry
         self._lock = threading.Lock()
-        self._waiting: tuple[Array, int, float] | None = None
+        self._waiting = _no_fixes()
         self._T_map_odom: Array | None = None
         if self.mode == NONE:
             return
@@ -81,7 +83,7 @@ class TfOutput:
     def forget(self) -> None:
         """Forget all that has a time."""
         with self._lock:
-            self._waiting = self._T_map_odom = None
+            self._waiting, self._T_map_odom = _no_fixes(), None
 
     def close(self) -> None:
         """Free everything."""
@@ -96,37 +98,45 @@ class TfOutput:
             self._publish(T_map_base, stamp_ns, self._given['base_frame'])
         elif self.mode == MAP_TO_ODOM:
             with self._lock:
-                self._waiting = T_map_base, stamp_ns, time.monotonic()
+                self._waiting.append((T_map_base, stamp_ns, time.monotonic()))
 
     def send(self) -> None:
-        """Send map_to_odom, corrected by the fix that waits, if any; by the timer."""
-        odometry = self._odometry
-        with self._lock:
-            waiting = self._waiting
-        if waiting is not None and odometry is not None:
-            T_map_base, stamp_ns, since = waiting
-            try:
-                T_map_odom = T_map_base @ inverse(odometry.at(stamp_ns))
-            except InputError as error:
-                # Of the fix's own time it may still come; without it the fix says nothing.
-                given_up = time.monotonic() - since > PATIENCE_S
-                if given_up:
-                    self._on_trouble(f'a fix is not on /tf: {error}')
-            else:
-                given_up = True
-                self._on_trouble('')
-                with self._lock:
-                    # Not if time has been started anew meanwhile.
-                    if self._waiting is not None:
-                        self._T_map_odom = T_map_odom
-            with self._lock:
-                if given_up and self._waiting is waiting:
-                    self._waiting = None
+        """Send map_to_odom, corrected by the newest fix that has odometry; by the timer."""
+        self._correct()
         T = self._T_map_odom
         if T is not None:
             ahead = round(2e9 * self._given['tf_period_s'])
             self._publish(T, self._node.get_clock().now().nanoseconds + ahead,
                           self._given['odom_frame'])
+
+    def _correct(self) -> None:
+        """Take the newest waiting fix that has odometry; give up those that waited too long."""
+        with self._lock:
+            waiting = self._waiting
+            fixes = list(waiting)
+        if self._odometry is None:
+            return
+        # All of them: odometry may always lag by more than the time from one fix to the next.
+        done_ns, trouble = -1, ''
+        for T_map_base, stamp_ns, since in reversed(fixes):
+            try:
+                T_map_odom = T_map_base @ inverse(self._odometry.at(stamp_ns))
+            except InputError as error:
+                # Of the fix's own time it may still come; without it the fix says nothing.
+                if time.monotonic() - since > PATIENCE_S:
+                    done_ns, trouble = max(done_ns, stamp_ns), f'a fix is not on /tf: {error}'
+                continue
+            done_ns, trouble = max(done_ns, stamp_ns), ''
+            with self._lock:
+                # Not if time has been started anew meanwhile.
+                if self._waiting is waiting:
+                    self._T_map_odom = T_map_odom
+            break
+        if done_ns >= 0:
+            self._on_trouble(trouble)
+        with self._lock:
+            while waiting and waiting[0][1] <= done_ns:
+                waiting.popleft()
 
     def _publish(self, T_map_child: Array, stamp_ns: int, child: str) -> None:
         pose = pose_to_message(T_map_child)
@@ -136,3 +146,8 @@ class TfOutput:
         message.transform.translation = Vector3(x=p.x, y=p.y, z=p.z)
         message.transform.rotation = pose.orientation
         self._publisher.publish(self._message_type(transforms=[message]))
+
+
+def _no_fixes() -> deque[tuple[Array, int, float]]:
+    """Return what holds fixes until their odometry comes: T_map_base, stamp, and since when."""
+    return deque(maxlen=WAITING_MOST)
