@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ..distributed import device_of, in_turn, start, stop, sum_over, World, world
+from ..distributed import barrier, device_of, in_turn, start, stop, sum_over, World, world
 from ..encoders.files import save_model
 from ..errors import InputError
 from ..progress import bar, console
@@ -68,6 +68,8 @@ def train(
         if checkpoint is not None:
             trainer.restore(checkpoint, lengthen)
         trainer.loop(sites, held_out)
+        # All leave together: gloo aborts a process that ends while another still works.
+        barrier(here)
     finally:
         stop(here)
     return run / 'model'
