@@ -5,7 +5,8 @@ How long an image and a submap take, by each runtime: a table in Markdown.
 
 Exports the model to a temporary folder in float32 and float16, and runs torch, pt2 and onnxruntime
 on the same real inputs, one at a time as a vehicle does, in turns, so that what else the machine
-does hits all alike. Milliseconds are the median of the runs, and in brackets the fastest.
+does hits all alike. Milliseconds are the median of the runs, and in brackets the fastest. Of a
+model with a verifier: also how long it takes for the places found.
 """
 
 import argparse
@@ -23,9 +24,10 @@ from saliency_i2ploc_ros.data.submaps import submaps_of_drive
 from saliency_i2ploc_ros.encoders.cloud_input import cloud_input
 from saliency_i2ploc_ros.encoders.files import load_model
 from saliency_i2ploc_ros.encoders.image_input import prepare_image
-from saliency_i2ploc_ros.export.runtime import run_onnx, run_pt2, run_torch
+from saliency_i2ploc_ros.export.runners import run_onnx, run_pt2, run_torch, run_verifier
 from saliency_i2ploc_ros.export.samples import clouds_of_drive, default_drive, images_of_drive
 from saliency_i2ploc_ros.export.writer import export_model, FORMATS
+from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
 from saliency_i2ploc_ros.storage import shared_directory
 
 WARM_UP = 10
@@ -75,6 +77,8 @@ def main() -> None:
         print(f'| {BRANCHES[branch]} | {runtime} | {precision} | {sizes[key] / 1e6:.1f} | '
               + ' | '.join(cells) + ' |')
     print(f'\nBefore that, whichever runtime: {preparation(model.config, drive)}')
+    if model.verifier is not None:
+        verification(model, inputs, given.threads, given.runs)
 
 
 def timed(runs: dict, inputs: dict, count: int) -> dict:
@@ -106,6 +110,24 @@ def preparation(config, drive, count: int = 20) -> str:
             spent.append(1e3 * (time.perf_counter() - started))
         words.append(f'{name} {np.median(spent):.1f} ms')
     return ', '.join(words)
+
+
+def verification(model, inputs: dict, threads: list[int], count: int) -> None:
+    """Print how long the verifier takes for as many places as the localizer asks it about."""
+    verify = run_verifier(model.verifier)
+    image, places = (run_torch(getattr(model, branch))(*inputs[branch]).details
+                     for branch in BRANCHES)
+    found = np.resize(places, (LocalizerConfig().top_k, *places.shape[1:])).astype(np.float16)
+    for number in threads:
+        torch.set_num_threads(number)
+        spent = []
+        for i in range(-WARM_UP, count):
+            started = time.perf_counter()
+            verify(image[i % len(image)], found)
+            if i >= 0:
+                spent.append(1e3 * (time.perf_counter() - started))
+        print(f'After the search: verifying {len(found)} places, {number} '
+              f'thread{"s" * (number > 1)}, {np.median(spent):.2f} ms ({min(spent):.2f})')
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from live import (
 )
 import numpy as np
 
-STAGES = ('decode', 'prepare', 'encode', 'search', 'hypotheses', 'total')
+STAGES = ('decode', 'prepare', 'encode', 'search', 'verify', 'hypotheses', 'total')
 
 
 def main():

@@ -133,11 +133,12 @@ def encoder(given, images, camera, precision, acceleration):
     before = held(given.device)
     plain = open_runtime(given.model, 'torch')
     prepared = np.stack([plain.prepare(image, camera) for image in images])
-    wanted = np.concatenate([plain.descriptors(one[None]) for one in prepared])
+    wanted = np.concatenate([plain.run(one[None]).descriptor for one in prepared])
     started = time.perf_counter()
     opened = open_runtime(given.model, 'torch', given.device, precision, acceleration)
     opening = time.perf_counter() - started
-    cosine = agreement(np.concatenate([opened.descriptors(one[None]) for one in prepared]), wanted)
+    found = np.concatenate([opened.run(one[None]).descriptor for one in prepared])
+    cosine = agreement(found, wanted)
     ms = encoding(opened, torch.from_numpy(prepared).to(given.device), given.runs)
     row = {'what': f'{precision}, {acceleration}', 'runs_as': f'{opened.precision}, '
            f'{opened.acceleration}', 'cosine': cosine, 'ms': spread(ms), 'opened_in_s': opening,

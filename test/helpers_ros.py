@@ -13,6 +13,7 @@ from typing import Any
 
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from helpers_drives import CAMERA, T_base_camera, write_drive
+from helpers_localizer import TINY
 import numpy as np
 import rclpy
 from rclpy.context import Context
@@ -25,13 +26,6 @@ import torch
 
 from saliency_i2ploc_ros.data.bags import write_bag
 from saliency_i2ploc_ros.data.kitti360 import open_drive
-from saliency_i2ploc_ros.encoders.config import (
-    AggregationConfig,
-    CloudConfig,
-    ImageConfig,
-    ModelConfig,
-    TokenConfig,
-)
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
@@ -44,13 +38,6 @@ EXTRINSICS = [*map(float, T_base_camera[:3, 3]), *map(float, to_quaternion(T_bas
 LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0, 'min_visible': 0.0,
        'frozen_s': 0.0}
 SPACE = '/kitti360/image_00'
-TINY = ModelConfig(
-    name='tiny', descriptor_dim=16,
-    image=ImageConfig(height=16, width=32, patch=8, dim=32, depth=1, heads=2,
-                      camera=Pinhole(32, 16, 12.0, 12.0, 15.5, 7.5)),
-    cloud=CloudConfig(tokens=TokenConfig(points=64, centres=4, neighbours=8), dim=32, depth=1,
-                      heads=2, pointnet=(16, 16), pointnet_second=(), position_width=16),
-    aggregation=AggregationConfig(clusters=4))
 
 
 def write_world(root: Path, frames: int = 6) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class Running:
 
     def set(self, **values: Any) -> list[Any]:
         """Set parameters of the running node."""
-        kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
+        kinds = {bool: ('bool_value', ParameterType.PARAMETER_BOOL),
+                 int: ('integer_value', ParameterType.PARAMETER_INTEGER),
+                 float: ('double_value', ParameterType.PARAMETER_DOUBLE),
                  str: ('string_value', ParameterType.PARAMETER_STRING)}
         request = SetParameters.Request()
         for name, value in values.items():

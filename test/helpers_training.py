@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from saliency_i2ploc_ros.encoders.config import CITY, ModelConfig
+from saliency_i2ploc_ros.encoders.config import ModelConfig
+from saliency_i2ploc_ros.encoders.presets import CITY
 from saliency_i2ploc_ros.training.batches import Batch
 from saliency_i2ploc_ros.training.config import Site, TrainingConfig
 from saliency_i2ploc_ros.training.geometry import BINS_PER_COLUMN

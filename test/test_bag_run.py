@@ -4,14 +4,13 @@ import json
 import time
 
 import cv2
+from helpers_cli import i2ploc
 from helpers_drives import real_data, SHARED, write_all_cameras
 from helpers_ros import LAX as ALL_ACCEPTED
 from helpers_ros import new_domain, Process, SPACE, write_world
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from saliency_i2ploc_ros.cli.main import app
 from saliency_i2ploc_ros.cli.show import points_in_camera
 from saliency_i2ploc_ros.data.bags import write_bag
 from saliency_i2ploc_ros.data.readers import open_drive
@@ -41,14 +40,6 @@ def world(tmp_path_factory):
     write_all_cameras(root / 'rig')
     write_bag(open_drive(root / 'rig'), root / 'rig_bag')
     return root, drive
-
-
-def i2ploc(*arguments, code=0):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == code, done.output
-    return done.output
 
 
 def evaluated(root, out, *options, code=0):

@@ -2,6 +2,7 @@
 
 import shutil
 
+from helpers_cli import i2ploc
 from helpers_drives import (
     NAME,
     R_RECT_01,
@@ -19,7 +20,6 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from scipy.spatial.transform import Rotation
-from typer.testing import CliRunner
 import yaml
 
 from saliency_i2ploc_ros.data.bag_frames import mount, static_transforms
@@ -335,27 +335,16 @@ def test_damaged_bags_are_refused(tmp_path, storage, file):
 
 
 def test_commands(tmp_path, monkeypatch):
-    import typer
-
-    from saliency_i2ploc_ros.cli import bag, show
-
-    app = typer.Typer()
-    app.command('bag')(bag.command)
-    app.command('show')(show.command)
     write_drive(tmp_path / 'drive')
-    runner = CliRunner()
-    done = runner.invoke(app, ['bag', str(tmp_path / 'drive'), '--drive', '0000',
-                               '--out', str(tmp_path / 'bag'), '--compressed'])
-    assert done.exit_code == 0, done.output
-    assert '4  /kitti360/velodyne_points' in done.output
-    done = runner.invoke(app, ['show', str(tmp_path / 'drive'), '--frame', '2',
-                               '--out', str(tmp_path / 'picture.png')])
-    assert done.exit_code == 0 and (tmp_path / 'picture.png').is_file()
-    assert '4 scans (frames 0 to 3), 4 with a pose' in done.output
-    done = runner.invoke(app, ['bag', str(tmp_path / 'drive'), '--out', str(tmp_path / 'part'),
-                               '--first', '1', '--every', '2', '--no-lidar'])
-    assert done.exit_code == 0, done.output
-    assert '2  /kitti360/image_00/image_rect' in done.output and 'velodyne' not in done.output
+    said = i2ploc('bag', tmp_path / 'drive', '--drive', '0000', '--out', tmp_path / 'bag',
+                  '--compressed')
+    assert '4  /kitti360/velodyne_points' in said
+    said = i2ploc('show', tmp_path / 'drive', '--frame', 2, '--out', tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').is_file()
+    assert '4 scans (frames 0 to 3), 4 with a pose' in said
+    said = i2ploc('bag', tmp_path / 'drive', '--out', tmp_path / 'part', '--first', 1,
+                  '--every', 2, '--no-lidar')
+    assert '2  /kitti360/image_00/image_rect' in said and 'velodyne' not in said
 
 
 @real_data

@@ -4,6 +4,7 @@ from dataclasses import replace
 import json
 import math
 
+from helpers_cli import i2ploc
 import numpy as np
 import pytest
 
@@ -28,6 +29,8 @@ from saliency_i2ploc_ros.localization.calibration import (
     Logistic,
     Power,
     read_calibration,
+    SEAL,
+    SEARCH,
     spread_of,
     write_calibration,
 )
@@ -38,7 +41,7 @@ from saliency_i2ploc_ros.localization.hypotheses import (
     Retrieved,
 )
 from saliency_i2ploc_ros.localization.trust import judged as trusted
-from saliency_i2ploc_ros.storage import read_json, write_json
+from saliency_i2ploc_ros.storage import content_hash, read_json, write_json
 
 KIND = {'encoder_hash': 'e', 'preprocessing_hash': 'p', 'map_identity': '', 'headings': 2,
         'smooth_m': 0.0,
@@ -113,8 +116,8 @@ def test_the_probability_reckons_with_images_from_outside():
 def test_what_decided_is_said_as_it_was_taught():
     places = np.stack([planar(5.0 * i, 0.0, 0.0) for i in range(4)])
     config = LocalizerConfig()
-    joined = join([Retrieved(np.array([.9, .8, .7, .6], np.float32), np.arange(4), places, 0.0)],
-                  config)
+    joined = join([Retrieved(np.array([.9, .8, .7, .6], np.float32), np.arange(4), places, 0.0,
+                             0.6)], config)
     answer = estimate(joined.scores, joined.T_map_place, 5.0, config)
     trust = trusted(joined, answer, places, answer.T_map_place, config, calibration())
     # Right is a position and a heading, as `Answers.right` has it.
@@ -148,6 +151,20 @@ def test_what_is_not_as_it_was_written_is_refused(tmp_path, change, said):
         read_calibration(tmp_path)
 
 
+def test_one_of_before_there_were_verifiers_holds_for_its_model_alone(tmp_path):
+    written = {**calibration().model_dump(mode='json', exclude={'verify'}), 'format': 1}
+    write_json(tmp_path / FILE, {**written, SEAL: content_hash(written)})
+    found = read_calibration(tmp_path)
+    assert found == calibration(format=1) and found.verify
+    # A model with a verifier has another hash than the same without (see test_verifier).
+    with pytest.raises(InputError, match='encoder_hash'):
+        check_calibration(found, {'encoder_hash': 'of one with a verifier'}, tmp_path)
+    for change in ({'verify': True}, {'verify': False}, {'nothing': 0.2}):
+        write_json(tmp_path / FILE, {**written, SEAL: content_hash(written), **change})
+        with pytest.raises(InputError, match='altered'):
+            read_calibration(tmp_path)
+
+
 @pytest.mark.parametrize('text', ['[]', 'null', '{}'])
 def test_other_json_is_refused(tmp_path, text):
     (tmp_path / FILE).write_text(text)
@@ -157,12 +174,14 @@ def test_other_json_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize('name, here', [
     ('encoder_hash', 'other'), ('preprocessing_hash', 'other'), ('headings', 12),
-    ('spacing_m', 2.0), ('temperature', 0.1), ('top_k', 5), ('map_identity', 'other')])
+    ('spacing_m', 2.0), ('temperature', 0.1), ('top_k', 5), ('verify', False),
+    ('map_identity', 'other')])
 def test_a_calibration_of_something_else_is_refused(tmp_path, name, here):
     made = calibration(map_identity='this')
-    kind = {**KIND, 'map_identity': 'this', 'top_k': 20, 'temperature': 0.03}
+    kind = {**KIND, 'map_identity': 'this', 'top_k': 20, 'temperature': 0.03, 'verify': True}
     check_calibration(made, kind, tmp_path)
-    with pytest.raises(InputError, match=f'{name}.*calibrate again.*remove {FILE}'):
+    what_to_do = f'leave {name} at' if name in SEARCH else 'calibrate again'
+    with pytest.raises(InputError, match=f'{name}.*{what_to_do}.*take {FILE} out of'):
         check_calibration(made, {**kind, name: here}, tmp_path)
     if name == 'map_identity':
         check_calibration(calibration(), {**kind, name: here}, tmp_path)  # of any map
@@ -386,7 +405,7 @@ def write_city(root, number):
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    from test_protocols import save_small_model
+    from test_retrieval import save_small_model
     root = tmp_path_factory.mktemp('world')
     save_small_model(root / 'model', seed=3)
     for number in (7, 8):
@@ -398,16 +417,7 @@ def world(tmp_path_factory):
 
 
 def calibrate(*arguments):
-    import typer
-    from typer.testing import CliRunner
-
-    from saliency_i2ploc_ros.cli import calibrate
-    app = typer.Typer()
-    app.command()(calibrate.command)
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.output
+    return i2ploc('calibrate', *arguments)
 
 
 def test_the_command_writes_calibration_and_report(world, tmp_path):
@@ -461,7 +471,7 @@ def test_the_shipped_model_is_not_calibrated_by_accident(tmp_path):
 
 
 def test_drives_that_trained_the_model_are_refused(world, tmp_path):
-    from test_protocols import save_small_model
+    from test_retrieval import save_small_model
     save_small_model(tmp_path / 'model', trained_on=['city_0007_drive_0001_sync'])
     with pytest.raises(InputError, match='trained on city_0007_drive_0001_sync.*other drives'):
         calibrate(world / 'cities', '--model', tmp_path / 'model', '--report', tmp_path / 'r')

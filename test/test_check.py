@@ -33,7 +33,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
 from saliency_i2ploc_ros.geometry.poses import transform
-from saliency_i2ploc_ros.localization import visibility
+from saliency_i2ploc_ros.localization.visibility import visibility_of
 from saliency_i2ploc_ros.ros import bystander, check_node, checks
 from saliency_i2ploc_ros.ros.checks import ERROR, Heard, OK, WARN
 from saliency_i2ploc_ros.ros.conversions import pose_to_message, rgb_to_image
@@ -369,7 +369,7 @@ def test_an_image_that_shows_nothing():
 def test_whether_an_image_shows_something_is_judged_as_the_localizer_does():
     message = image_at(0)
     _, image = checks.image_finding(message, 0.0, 0.0)
-    levels, share = visibility.contrast(image), visibility.visible_share(image)
+    levels, share = visibility_of(image)
     for contrast, visible, level in ((levels - 1e-3, share, OK), (levels + 1e-3, share, WARN),
                                      (0.0, share + 1e-3, WARN)):
         assert checks.image_finding(message, contrast, visible)[0].level == level

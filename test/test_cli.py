@@ -9,9 +9,9 @@ from helpers_drives import NAME, write_drive
 import pytest
 
 from saliency_i2ploc_ros.cli import main as cli
+from saliency_i2ploc_ros.storage import shared_directory
 
-COMMANDS = ('demo', 'city', 'show', 'train', 'model', 'build-map', 'localize', 'evaluate',
-            'saliency', 'scene', 'ablate', 'export', 'bag')
+COMMANDS = [command.name for command in cli.app.registered_commands]
 
 
 def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
@@ -124,3 +124,14 @@ def test_a_terminated_command_ends_at_once():
          'main.main()\n'], capture_output=True, text=True)
     assert process.returncode == 143
     assert 'Traceback' not in process.stderr
+
+
+def test_a_model_is_told_in_short_lines(monkeypatch, capsys):
+    """However many drives it was trained on."""
+    code, out, _ = run(monkeypatch, capsys, 'model', shared_directory('models') / 'city')
+    lines = {name: line.split(maxsplit=1)[1] for line in out.splitlines()
+             for name in [line.split()[0]]}
+    assert code == 0
+    assert lines['trained_on'].startswith('273: city_0000_drive_0000_sync, ')
+    assert lines['trained_on'].endswith(' ... city_0090_drive_0002_sync')
+    assert lines['step'] == '15000' and '"trains": "verifier"' in lines['recipe']

@@ -13,7 +13,8 @@ from saliency_i2ploc_ros.encoders.cloud_tokens import (
     to_spherical,
     usable_points,
 )
-from saliency_i2ploc_ros.encoders.config import CITY, TokenConfig
+from saliency_i2ploc_ros.encoders.config import TokenConfig
+from saliency_i2ploc_ros.encoders.presets import CITY
 from saliency_i2ploc_ros.errors import InputError
 
 

@@ -11,6 +11,7 @@ import sys
 
 import faiss
 from helpers_drives import real_data, SHARED
+from helpers_localizer import VERIFYING, verifying_model
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -77,6 +78,19 @@ def test_what_was_written_is_read(made):
     assert np.abs(database.origin - POSES[0, :3, 3]).max() <= 0.5
     for i in range(N):
         np.testing.assert_array_equal(database.cloud(i), CLOUDS[i])
+
+
+def test_details_are_read_where_they_are_asked_for(tmp_path):
+    details = np.random.default_rng(7).normal(size=(N, 4, 3)).astype(np.float32)
+    write_database(tmp_path / 'map', unit(N), POSES, CLOUDS, details=details, **MADE_BY)
+    database = PlaceDatabase.open(tmp_path / 'map')
+    assert isinstance(database.details, np.memmap) and database.schema.details == (4, 3)
+    np.testing.assert_array_equal(database.details, details.astype(np.float16))
+    write_database(tmp_path / 'without', unit(N), POSES, CLOUDS, **MADE_BY)
+    without = PlaceDatabase.open(tmp_path / 'without')
+    assert without.details is None and without.schema.details is None
+    assert without.identity != database.identity
+    assert not (tmp_path / 'without' / 'details.npy').exists()
 
 
 def test_search_equals_brute_force(made):
@@ -200,14 +214,15 @@ def test_another_model_or_preprocessing_is_refused(made):
 
 
 @pytest.mark.parametrize('key,value,match', [
-    ('format', 3, 'update this package'), ('format', 1, 'earlier version'),
-    ('format', 0, 'no map has'),
+    ('format', 4, 'update this package'), ('format', 2, 'earlier version'),
+    ('format', 1, 'earlier version'), ('format', 0, 'no map has'),
     ('metric', 'euclidean', 'no map has'), ('dimension', 15, 'was altered'),
     ('places', 39, 'was altered'), ('spacing_m', 0.001, 'was altered'),
     ('origin', [5000.0, 0.0, 0.0], 'was altered'), ('schema_hash', 'f' * 16, 'was altered'),
     ('places', 'many', 'places'), ('origin', [0, 0], 'origin'),
     ('origin', [0, float('nan'), 0], 'schema'), ('arrays', {}, 'no map has'),
-    ('surprise', 1, 'surprise'), ('encoder_hash', None, 'encoder_hash')])
+    ('surprise', 1, 'surprise'), ('details', [4, 3], 'no map has'),
+    ('encoder_hash', None, 'encoder_hash')])
 def test_schemas_that_do_not_hold_are_refused(copy, key, value, match):
     schema = json.loads((copy / 'schema.json').read_text())
     schema[key] = value
@@ -248,6 +263,12 @@ def test_what_is_no_map_is_not_written(tmp_path):
     for descriptors, poses in ((bad, POSES), (unit(N) * 3, POSES), (unit(N), POSES * np.nan)):
         with pytest.raises(InputError):
             write_database(path, descriptors, poses, CLOUDS, **MADE_BY)
+    details = np.zeros((N, 4, 3), np.float32)
+    details[7, 3, 1] = 7e4  # more than half precision holds
+    with pytest.raises(InputError, match='not finite in half precision'):
+        write_database(path, unit(N), POSES, CLOUDS, details=details, **MADE_BY)
+    with pytest.raises(ValueError, match='details of'):
+        write_database(path, unit(N), POSES, CLOUDS, details=details[1:], **MADE_BY)
     with pytest.raises(InputError, match='at least one place'):
         write_database(path, unit(0), POSES[:0], [], **MADE_BY)
     assert list(tmp_path.iterdir()) == []
@@ -412,8 +433,10 @@ def test_a_model_that_smooths_makes_and_is_judged_by_smoothed_maps(store, model,
 
 
 def test_processes_share_the_encoding_and_write_one_map(world, tmp_path):
+    model = verifying_model(VERIFYING.model_copy(update={'submap': CONFIG.submap}))
+    save_model(model, tmp_path / 'model', {})
     given = ['build-map', '--cloud', str(world / 'map.ply'), '--trajectory',
-             str(world / 'track.txt'), '--model', str(world / 'model'), '--out']
+             str(world / 'track.txt'), '--model', str(tmp_path / 'model'), '--out']
     environment = {**os.environ, 'I2PLOC_CACHE': str(tmp_path / 'cache'), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-m', 'saliency_i2ploc_ros.cli.main', *given]
     subprocess.run([*command, str(tmp_path / 'one')], env=environment, check=True)
@@ -426,6 +449,8 @@ def test_processes_share_the_encoding_and_write_one_map(world, tmp_path):
     assert [rank.wait(120) for rank in ranks] == [0, 0]
     one, two = PlaceDatabase.open(tmp_path / 'one'), PlaceDatabase.open(tmp_path / 'two')
     np.testing.assert_allclose(one.descriptors, two.descriptors, atol=1e-6)
+    np.testing.assert_allclose(one.details, two.details, atol=2e-3)
+    assert one.details.shape == (len(one), *model.config.details_shape) and one.details.any()
     np.testing.assert_array_equal(one.T_map_base, two.T_map_base)
     assert one.schema.skipped == two.schema.skipped
 

@@ -5,31 +5,26 @@ Uploads, captured graphs and memory themselves need a GPU: `bench/on_gpu.py` mea
 """
 
 import cv2
+from helpers_localizer import TINY
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from saliency_i2ploc_ros.encoders.config import (
-    AggregationConfig,
-    CloudConfig,
-    ImageConfig,
-    ModelConfig,
-    TokenConfig,
-)
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import load_model, save_model
 from saliency_i2ploc_ros.encoders.image_input import prepare_image
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.export import acceleration, runtime
+from saliency_i2ploc_ros.export import acceleration
 from saliency_i2ploc_ros.export.acceleration import (
     agreement,
     chosen_precision,
-    descriptors_of,
     faster,
     Graphed,
     GRAPHS,
+    least_agreement,
     probe_images,
+    vectors_of,
 )
 from saliency_i2ploc_ros.export.device_input import (
     area_weights,
@@ -37,6 +32,8 @@ from saliency_i2ploc_ros.export.device_input import (
     DeviceInput,
     linear_weights,
 )
+from saliency_i2ploc_ros.export.parity import leaving
+from saliency_i2ploc_ros.export.runners import run_torch
 from saliency_i2ploc_ros.export.runtime import open_runtime
 from saliency_i2ploc_ros.geometry.cameras import Panorama, Pinhole
 from saliency_i2ploc_ros.geometry.lenses import Brown, Fisheye, Mei
@@ -55,13 +52,6 @@ CAMERA_LIST = {
     'mei': Mei(700, 700, 2.2, 0.01, 0.1, 0.0, 0.0, 668.0, 668.0, 358.0, 352.0),
     'panorama': Panorama(1000, 200, 30.0, -40.0),
 }
-TINY = ModelConfig(
-    name='tiny', descriptor_dim=16,
-    image=ImageConfig(height=16, width=32, patch=8, dim=32, depth=1, heads=2,
-                      camera=Pinhole(32, 16, 12.0, 12.0, 15.5, 7.5)),
-    cloud=CloudConfig(tokens=TokenConfig(points=64, centres=4, neighbours=8), dim=32, depth=1,
-                      heads=2, pointnet=(16, 16), pointnet_second=(), position_width=16),
-    aggregation=AggregationConfig(clusters=4))
 SHAPE = (3, 16, 32)
 
 
@@ -96,8 +86,8 @@ def test_the_device_sees_what_the_processor_sees(shipped, name):
         found.numpy() - expected)
     # OpenCV rounds places to 1/32 of a pixel, and grey levels to whole ones.
     assert grey.max() < 2.0 and grey.mean() < 0.15
-    cosine = agreement(*(descriptors_of(shipped.image, torch.as_tensor(x)[None])
-                         for x in (found, expected)))
+    cosine = least_agreement(*(vectors_of(shipped.image, torch.as_tensor(x)[None])
+                               for x in (found, expected)))
     assert cosine > 0.99995
     # Other images of the same tables, one not like the other.
     assert np.abs(expected - prepare_image(picture(camera, 1), camera, config)).max() > 0.3
@@ -236,7 +226,7 @@ def test_torch_compile_takes_what_it_is_given(tiny):
 
     module = torch.compile(tiny.image, backend=backend, fullgraph=True)
     images = probe_images(SHAPE)
-    same = agreement(descriptors_of(module, images), descriptors_of(tiny.image, images))
+    same = least_agreement(vectors_of(module, images), vectors_of(tiny.image, images))
     assert len(seen) == 1 and same > 0.999999
     # The real call, as far as it goes without compiling: an option it did not know would raise.
     assert callable(acceleration.compiled(tiny.image))
@@ -252,19 +242,19 @@ class ReplayedOnCpu(Graphed):
     def captured(self, images):
         self.captures += 1
         held = images.clone()
-        results = tuple(part.clone() for part in self._module(held)[:2])
+        results = tuple(part.clone() for part in leaving(self._module(held)))
 
         def replay():
-            for kept, new in zip(results, self._module(held)[:2], strict=True):
+            for kept, new in zip(results, leaving(self._module(held)), strict=True):
                 kept.copy_(new)
         return held, results, replay
 
 
 def test_graphs_are_captured_once_for_each_size(tiny):
     graphed = ReplayedOnCpu(tiny.image)
-    run = runtime.run_torch(graphed)
+    run = run_torch(graphed)
     images = probe_images(SHAPE)
-    expected = runtime.run_torch(tiny.image)
+    expected = run_torch(tiny.image)
     first = run(images[:1])[0].copy()  # on CUDA `run` itself copies, from the device
     second = run(images[1:2].numpy())[0]
     assert np.abs(first - second).max() > 1e-3
@@ -286,14 +276,14 @@ def test_a_runtime_says_what_it_became_and_is_closed(tiny, tmp_path):
     camera = Pinhole(40, 20, 15.0, 15.0, 19.5, 9.5)
     prepared = opened.prepare(picture(camera), camera)
     assert (prepared == prepare_image(picture(camera), camera, TINY.image)).all()
-    plain = opened.descriptors(prepared[None])
+    plain = opened.run(prepared[None]).descriptor
     opened.on_device = DeviceInput(TINY.image, 'cpu')
     there = opened.prepare(picture(camera), camera)
     assert isinstance(there, torch.Tensor)
-    assert agreement(opened.descriptors(there[None]), plain) > 0.999
+    assert agreement(opened.run(there[None]).descriptor, plain) > 0.999
     opened.close()
     with pytest.raises(RuntimeError, match='closed'):
-        opened.descriptors(prepared[None])
+        opened.run(prepared[None])
     for what in ('precision', 'acceleration'):
         with pytest.raises(InputError, match=f"no {what} 'most'"):
             open_runtime(tmp_path / 'model', 'torch', **{what: 'most'})

@@ -11,16 +11,15 @@ from torch.nn import functional as F
 from saliency_i2ploc_ros.encoders.cloud import group_maximum
 from saliency_i2ploc_ros.encoders.config import (
     AggregationConfig,
-    CITY,
     CloudConfig,
     ImageConfig,
     ModelConfig,
-    PAPER,
     TokenConfig,
 )
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.image import ImageEncoder, resize_positions
 from saliency_i2ploc_ros.encoders.image_input import prepare_image
+from saliency_i2ploc_ros.encoders.presets import CITY, PAPER
 from saliency_i2ploc_ros.encoders.transformer import Attention, cls_attention
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.geometry.cameras import Pinhole

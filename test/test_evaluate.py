@@ -5,15 +5,15 @@ import json
 from types import SimpleNamespace
 
 import cv2
+from helpers_cli import i2ploc
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from saliency_i2ploc_ros.data.drive import CameraStream, Drive, Stream, Trajectory
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.evaluation.answers import record_of, record_of_json, Spool
-from saliency_i2ploc_ros.evaluation.comparison import compare, comparison_table
+from saliency_i2ploc_ros.evaluation.comparison import causes, compare, comparison_table
 from saliency_i2ploc_ros.evaluation.offline import evaluate_drive, has_truth
 from saliency_i2ploc_ros.evaluation.pictures import display_cloud, queries_to_show
 from saliency_i2ploc_ros.evaluation.report import provenance, summary_table, write_report
@@ -248,6 +248,10 @@ def test_two_runs_are_compared(tmp_path):
     assert '0.25 m' in text.getvalue()
     with pytest.raises(InputError, match=r'answers\.jsonl'):
         compare(tmp_path, tmp_path / 'b')
+    settings = {'prior_share': 0.9, 'odometry': 'tf', 'odom_frame': 'odom'}
+    for name in settings:
+        assert causes({'localizer': settings}, {'localizer': {**settings, name: 'x'}}) == [
+            f'parameter {name}: {settings[name]} live, x offline']
 
 
 def test_the_display_cloud_is_thinned_and_in_the_map():
@@ -265,17 +269,6 @@ def test_intrinsics_that_cannot_be_are_refused(text):
     from saliency_i2ploc_ros.cli.localize import parse_camera
     with pytest.raises(InputError, match='--camera'):
         parse_camera(text, 64, 48)
-
-
-def test_help_reads():
-    import typer
-
-    from saliency_i2ploc_ros.cli import evaluate, localize
-    for module in (evaluate, localize):
-        app = typer.Typer()
-        app.command()(module.command)
-        result = CliRunner().invoke(app, ['--help'], terminal_width=100)
-        assert result.exit_code == 0 and '--map' in result.output
 
 
 # ---- with the real model, map and reader ----
@@ -329,23 +322,12 @@ def world(tmp_path_factory):
     return root
 
 
-def run_command(module, *arguments):
-    import typer
-    app = typer.Typer()
-    app.command()(module.command)
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.output
-
-
 def test_evaluate_finds_each_image_at_its_place(world, tmp_path, monkeypatch):
-    from saliency_i2ploc_ros.cli import evaluate
     # The places' descriptors are hardly apart in a model that has learned nothing.
     monkeypatch.setattr('saliency_i2ploc_ros.localization.localizer.LocalizerConfig',
                         lambda: LocalizerConfig(temperature=1e-6))
     arguments = [world / 'kitti', '--map', world / 'map', '--model', world / 'model', '--out']
-    output = run_command(evaluate, *arguments, tmp_path / 'a')
+    output = i2ploc('evaluate', *arguments, tmp_path / 'a')
     assert 'Recall@1' in output and '100.0 %' in output
     summary = json.loads((tmp_path / 'a' / 'summary.json').read_text())
     assert summary['coverage']['accepted'] == 6
@@ -353,40 +335,51 @@ def test_evaluate_finds_each_image_at_its_place(world, tmp_path, monkeypatch):
     assert summary['recall']['at']['1']['recall'] == 1.0
     assert summary['recall']['at']['1']['chance'] == pytest.approx(1 / 6)
     assert len(summary['provenance']['model_hash']) == 16
-    run_command(evaluate, *arguments, tmp_path / 'b')
+    i2ploc('evaluate', *arguments, tmp_path / 'b')
     for name in ('fixes.tum', 'truth.tum', 'answers.jsonl'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+    check_images_of_run(world, tmp_path / 'a')
+
+
+def check_images_of_run(world, out):
+    """The results of a run lead back to its images."""
+    from saliency_i2ploc_ros.cli.scene import provenance_of, seen
+    from saliency_i2ploc_ros.data.readers import open_drive
+    run, drive = provenance_of(out), open_drive(world / 'kitti')
+    stamp = int(drive.cameras['image_00'].stamps_ns[4])
+    image, camera = seen(run, stamp)
+    np.testing.assert_array_equal(image, drive.image('image_00', 4))
+    assert camera == drive.cameras['image_00'].camera
+    assert seen(run, stamp + 1) is None
+    assert seen({**run, 'root': str(out)}, stamp) is None
 
 
 def test_evaluate_of_a_drive_without_poses_gives_fixes_and_says_so(world, tmp_path):
     import shutil
 
-    from saliency_i2ploc_ros.cli import evaluate
     shutil.copytree(world / 'kitti', tmp_path / 'kitti')
     shutil.rmtree(tmp_path / 'kitti' / 'data_poses')
-    output = run_command(evaluate, tmp_path / 'kitti', '--drive', 'city_0042_drive_0000_sync',
-                         '--map', world / 'map', '--model', world / 'model',
-                         '--out', tmp_path / 'out')
+    output = i2ploc('evaluate', tmp_path / 'kitti', '--drive', 'city_0042_drive_0000_sync',
+                    '--map', world / 'map', '--model', world / 'model',
+                    '--out', tmp_path / 'out')
     assert 'has no poses' in output
     assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['recall'] is None
 
 
 def test_localize_answers_in_words_and_in_json(world):
-    from saliency_i2ploc_ros.cli import localize
     image = next((world / 'kitti').rglob('0000000003.png'))
     arguments = [image, '--map', world / 'map', '--model', world / 'model',
                  '--camera', '40,40,31.5,23.5']
-    answer = json.loads(run_command(localize, *arguments, '--json', '--yaw', '180'))
+    answer = json.loads(i2ploc('localize', *arguments, '--json', '--yaw', '180'))
     assert answer['candidates'][0]['place'] == 3
     assert answer['candidates'][0]['position_m'][:2] == pytest.approx([1e6 + 150, 2e6])
     assert answer['candidates'][0]['yaw_deg'] == pytest.approx(np.degrees(0.3) - 180)
-    assert 'similarity 1.000' in run_command(localize, *arguments)
+    assert 'similarity 1.000' in i2ploc('localize', *arguments)
 
 
 def test_what_does_not_belong_together_is_refused(world, tmp_path):
     import torch
 
-    from saliency_i2ploc_ros.cli import evaluate, localize
     from saliency_i2ploc_ros.encoders.files import load_model, save_model
     image = next((world / 'kitti').rglob('0000000003.png'))
     other = load_model(world / 'model')
@@ -395,16 +388,16 @@ def test_what_does_not_belong_together_is_refused(world, tmp_path):
     save_model(other, tmp_path / 'other', {})
     camera = ['--camera', '40,40,31.5,23.5']
     with pytest.raises(InputError, match='was built with encoder'):
-        run_command(localize, image, '--map', world / 'map', '--model', tmp_path / 'other',
-                    *camera)
+        i2ploc('localize', image, '--map', world / 'map', '--model', tmp_path / 'other',
+               *camera)
     with pytest.raises(InputError, match='not a map'):
-        run_command(localize, image, '--map', tmp_path, '--model', world / 'model', *camera)
+        i2ploc('localize', image, '--map', tmp_path, '--model', world / 'model', *camera)
     with pytest.raises(InputError, match='calibration'):
-        run_command(localize, image, '--map', world / 'map', '--model', world / 'model')
+        i2ploc('localize', image, '--map', world / 'map', '--model', world / 'model')
     with pytest.raises(InputError, match='device'):
-        run_command(localize, image, '--map', world / 'map', '--model', world / 'model', *camera,
-                    '--device', 'abacus')
+        i2ploc('localize', image, '--map', world / 'map', '--model', world / 'model', *camera,
+               '--device', 'abacus')
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='is a file'):
-        run_command(evaluate, world / 'kitti', '--map', world / 'map', '--model', world / 'model',
-                    '--out', tmp_path / 'file')
+        i2ploc('evaluate', world / 'kitti', '--map', world / 'map', '--model', world / 'model',
+               '--out', tmp_path / 'file')

@@ -60,7 +60,8 @@ def test_it_leaves_out_what_it_cannot_read(world, tmp_path):
     nowhere.pose.orientation.w = 0.0
     fix.header, fix.pose.pose.position.x = header_at(stamp, 'map'), float('nan')
     candidates = [{'place': 3, 'position_m': [15.0, 0.0, 116.0], 'score': 0.5, 'yaw_deg': 0.0}]
-    answer = {'stamp_ns': stamp, 'received': 3, 'dropped': 1, 'rejection': None,
+    answer = {'stamp_ns': stamp, 'received': 3, 'dropped': 1, 'calibration': 'abc',
+              'rejection': None,
               'candidates': candidates, 'milliseconds': {'total': 2.0}}
     try:
         with client_in(domain) as client:
@@ -89,6 +90,7 @@ def test_it_leaves_out_what_it_cannot_read(world, tmp_path):
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['coverage']['rejected_by_reason'] == {'fix_lost': 1}
     assert summary['coverage']['without_truth'] == 0
+    assert summary['provenance']['calibration'] == 'abc'
     lines = (out / 'answers.jsonl').read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {'stamp_ns': stamp, 'rejection': None, 'candidates': candidates}]

@@ -5,11 +5,11 @@ import json
 import shutil
 import zipfile
 
+from helpers_cli import i2ploc
 import helpers_drives
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from saliency_i2ploc_ros.data.drive import Scan
 from saliency_i2ploc_ros.data.kitti360 import DriveWriter, write_calibration
@@ -25,8 +25,8 @@ from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import encoder_hash, preprocessing_hash, save_model
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.export import graphs, parity, tensorrt
-from saliency_i2ploc_ros.export.parity import answers_of, check_parity, Reference
-from saliency_i2ploc_ros.export.runtime import run_onnx, run_pt2
+from saliency_i2ploc_ros.export.parity import answers_of, check_parity, Outputs, Reference
+from saliency_i2ploc_ros.export.runners import run_onnx, run_pt2
 from saliency_i2ploc_ros.export.writer import export_model
 from saliency_i2ploc_ros.geometry.cameras import Pinhole
 from saliency_i2ploc_ros.geometry.poses import planar
@@ -82,7 +82,7 @@ def test_a_graph_answers_as_the_model_at_sizes_it_was_not_captured_with(made, br
     inputs = inputs_of(branch, 'points')
     descriptors, saliency = one_by_one(getattr(model, branch), inputs)
     for size in (1, 3, 7):
-        found, attention = run(*(value[:size] for value in inputs))
+        found, attention, _ = run(*(value[:size] for value in inputs))
         assert np.abs(found - descriptors[:size]).max() < 2e-6
         assert np.abs(attention - saliency[:size]).max() < 2e-6
 
@@ -90,7 +90,8 @@ def test_a_graph_answers_as_the_model_at_sizes_it_was_not_captured_with(made, br
 def test_a_range_image_is_exported_as_groups_of_points_are(tmp_path):
     module, inputs = model_of('range').cloud, inputs_of('cloud', 'range')
     graphs.write_pt2(graphs.capture(module, (inputs[0][:2],)), tmp_path / 'a.pt2')
-    found, attention = run_pt2(tmp_path / 'a.pt2')(*inputs)
+    found, attention, none = run_pt2(tmp_path / 'a.pt2')(*inputs)
+    assert none is None
     descriptors, saliency = one_by_one(module, inputs)
     assert np.abs(found - descriptors).max() < 2e-6
     assert np.abs(attention - saliency).max() < 2e-6
@@ -112,7 +113,7 @@ def test_half_precision_keeps_norms_softmax_and_normalisation_in_float32(tmp_pat
     graphs.write_onnx(graph, tmp_path / 'a.onnx', ('groups', 'centres'))
     descriptors, _ = one_by_one(module, inputs)
     for run in (run_pt2(tmp_path / 'a.pt2'), run_onnx(tmp_path / 'a.onnx')):
-        found, attention = run(*inputs)
+        found, attention, _ = run(*inputs)
         error = np.abs(found - descriptors).max()
         assert 1e-6 < error < 2e-2, 'not in half precision, or not the same'
         assert found.dtype == attention.dtype == np.float32
@@ -139,7 +140,8 @@ def test_the_original_is_left_as_it_was():
     module, inputs = model_of('range').image, inputs_of('image', 'range', 2)
     before = answers_of(module, inputs)
     graphs.in_half_precision(module)
-    assert np.array_equal(answers_of(module, inputs).descriptors, before.descriptors)
+    after = answers_of(module, inputs)
+    assert np.array_equal(after.outputs.descriptor, before.outputs.descriptor)
     assert all(value.dtype == torch.float32 for value in module.parameters())
 
 
@@ -148,18 +150,21 @@ def test_the_original_is_left_as_it_was():
 RNG = np.random.default_rng(1)
 UNIT = RNG.normal(size=(8, 16)).astype(np.float32)
 UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
-GIVEN = Reference((np.arange(8, dtype=np.float32)[:, None],), UNIT,
-                  RNG.uniform(size=(8, 4)).astype(np.float32))
+GIVEN = Reference((np.arange(8, dtype=np.float32)[:, None],),
+                  Outputs(UNIT, RNG.uniform(size=(8, 4)).astype(np.float32)))
 
 
 def faithful(x):
     rows = x[:, 0].astype(int)
-    return GIVEN.descriptors[rows], GIVEN.saliency[rows]
+    return Outputs(GIVEN.outputs.descriptor[rows], GIVEN.outputs.saliency[rows])
 
 
 def broken(what):
     def run(x):
-        d, s = faithful(x)
+        return Outputs(*wrong(x))
+
+    def wrong(x):
+        d, s, _ = faithful(x)
         rng = np.random.default_rng(2)
         noise = rng.normal(size=d.shape).astype(np.float32)
         noise -= (noise * d).sum(1, keepdims=True) * d
@@ -196,7 +201,7 @@ def test_a_faithful_graph_passes_and_its_figures_are_kept():
     ('batch mixed', 'batch of 2 its descriptors agree'),
     ('batch fixed', r'batch of 5 its descriptors are \(2, 16\)'),
     ('length', 'its descriptors agree'), ('nan', 'batch of 5 .* nan'),
-    ('saliency', 'its saliency agree'), ('double', 'float64')])
+    ('saliency', 'its saliencies agree'), ('double', 'float64')])
 def test_a_graph_that_answers_otherwise_is_refused_with_the_figure(what, says):
     with pytest.raises(InputError, match=says):
         check_parity(broken(what), GIVEN, 'float32', 'it')
@@ -301,22 +306,10 @@ def drive(tmp_path_factory):
     return root
 
 
-def command(*arguments):
-    import typer
-
-    from saliency_i2ploc_ros.cli import export
-    app = typer.Typer()
-    app.command()(export.command)
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.output
-
-
 def test_the_command_exports_beside_the_model_by_a_drive(made, drive, tmp_path, monkeypatch):
     monkeypatch.setenv('I2PLOC_CACHE', str(tmp_path / 'cache'))
     shutil.copytree(made[0], tmp_path / 'model')
-    said = command(tmp_path / 'model', '--data', drive, '--half', '--to', 'pt2')
+    said = i2ploc('export', tmp_path / 'model', '--data', drive, '--half', '--to', 'pt2')
     assert 'tiny in float16' in said and 'image.pt2' in said and '1, 2, 4' in said
     manifest = json.loads((tmp_path / 'model' / 'export' / 'export.json').read_text())
     assert manifest['precision'] == 'float16' and 'image.onnx' not in manifest['files']

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from saliency_i2ploc_ros.encoders.cloud_input import cloud_input
-from saliency_i2ploc_ros.encoders.config import CITY, OURS_CITY, PAPER
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
+from saliency_i2ploc_ros.encoders.presets import CITY, OURS_CITY, PAPER
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.training.augment import mirrored, token_columns
 from saliency_i2ploc_ros.training.geometry import (

@@ -3,11 +3,14 @@
 import threading
 from types import SimpleNamespace
 
+from helpers_localizer import VERIFYING, verifying_model
 from helpers_ros import image_at
 import pytest
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 
+from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.export.runtime import torch_runtime
 from saliency_i2ploc_ros.ros import inference
 from saliency_i2ploc_ros.ros.conversions import header_at, stamp_of
 from saliency_i2ploc_ros.ros.diagnostics import Health
@@ -40,7 +43,8 @@ def made(monkeypatch):
                         lambda given: SimpleNamespace(config=None, close=lambda: None))
     monkeypatch.setattr(inference.parameters, 'localizer_config', lambda values: None)
     node = SimpleNamespace(get_clock=lambda: SimpleNamespace(now=lambda: Time(nanoseconds=0)),
-                           get_parameter=lambda name: SimpleNamespace(value=None))
+                           get_parameter=lambda name: SimpleNamespace(value=None),
+                           get_logger=lambda: None)
     answered = []
     given = {'image_transport': 'raw', 'camera_frame': '', 'image_is_rectified': True,
              'sequence': 'none'}
@@ -49,6 +53,26 @@ def made(monkeypatch):
     yield result, result._pipeline, answered
     result._pipeline.go_on.set()
     result.close()
+
+
+@pytest.mark.parametrize('verifier', [VERIFYING.verifier, None])
+def test_verify_stays_with_a_calibration_only_where_it_makes_a_difference(tmp_path, verifier):
+    model = torch_runtime(verifying_model(VERIFYING.model_copy(update={'verifier': verifier})))
+    thread = SimpleNamespace(
+        model=model, database=SimpleNamespace(path=tmp_path), _given={'model': '/model'},
+        calibration=SimpleNamespace(top_k=20, temperature=0.03, merge_radius_m=20.0, verify=True))
+
+    def change(**values):
+        inference.Inference.check_change(thread, values)
+
+    change(top_k=20, verify=True)
+    with pytest.raises(InputError, match='top_k stays 20'):
+        change(top_k=5)
+    if verifier is None:
+        change(verify=False)
+    else:
+        with pytest.raises(InputError, match='verify stays True'):
+            change(verify=False)
 
 
 def moment(stamp_ns):

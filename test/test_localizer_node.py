@@ -243,5 +243,5 @@ def test_down_and_up_again(running):
 def test_ctrl_c_ends_it_cleanly(running):
     """The last of those that share the process."""
     running.send()
-    assert running.process.interrupt() == 0
+    assert running.process.interrupt() == 0, running.process.log
     assert 'Traceback' not in running.process.log

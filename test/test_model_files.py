@@ -9,11 +9,9 @@ import torch
 from saliency_i2ploc_ros.cli import model as cli
 from saliency_i2ploc_ros.encoders.config import (
     AggregationConfig,
-    CITY,
     CloudConfig,
     ImageConfig,
     ModelConfig,
-    PAPER,
     parse_config,
     TokenConfig,
 )
@@ -26,7 +24,7 @@ from saliency_i2ploc_ros.encoders.files import (
     save_model,
 )
 from saliency_i2ploc_ros.encoders.image import ImageEncoder, resize_positions
-from saliency_i2ploc_ros.encoders.presets import PRESETS
+from saliency_i2ploc_ros.encoders.presets import CITY, PAPER, PRESETS
 from saliency_i2ploc_ros.encoders.weights import load_timm_vit
 from saliency_i2ploc_ros.errors import InputError
 

@@ -163,7 +163,8 @@ def test_what_waits_for_configure_says_so(make_node):
 
 
 @pytest.mark.parametrize(('name', 'value', 'reason'), [
-    ('min_score', 1.5, 'parameter refused: Parameter min_score out of range Min: -1.0, Max: 1.0'),
+    ('min_weight', 1.5, 'parameter refused: Parameter min_weight out of range Min: 0.0, Max: 1.0'),
+    ('min_score', float('inf'), 'min_score must be finite'),
     ('min_score', 'high', 'min_score must be a number'),
     ('temperature', float('nan'), 'finite'),
     ('temperature', 0.0, 'temperature must be above 0.0'),

@@ -1,11 +1,10 @@
 """What a replay makes for itself and keeps: a drive's bag, the demo's city, map and bag."""
 
+from helpers_cli import i2ploc
 from helpers_ros import TINY
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from saliency_i2ploc_ros.cli.main import app
 from saliency_i2ploc_ros.data.bag_cache import cached_bag
 from saliency_i2ploc_ros.data.bags import BagReader
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
@@ -33,13 +32,11 @@ def test_a_drives_bag_is_known_by_what_it_is_made_of(tmp_path, monkeypatch):
 def test_the_demo_is_prepared_once(tmp_path):
     torch.manual_seed(0)
     save_model(DualEncoder(TINY).eval(), tmp_path / 'model', {})
-    words = ['demo', '--prepare', '--out', str(tmp_path / 'out'), '--length', '100',
-             '--model', str(tmp_path / 'model')]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
+    words = ['demo', '--prepare', '--out', tmp_path / 'out', '--length', 100,
+             '--model', tmp_path / 'model']
+    i2ploc(*words)
     with BagReader(tmp_path / 'out' / 'bag') as bag:
         assert bag.counts['/kitti360/image_00/image_rect'] > 10
     made = (tmp_path / 'out' / 'map' / 'schema.json').stat().st_mtime_ns
-    again = CliRunner().invoke(app, words)
-    assert again.exit_code == 0 and 'are there already' in again.output
+    assert 'are there already' in i2ploc(*words)
     assert (tmp_path / 'out' / 'map' / 'schema.json').stat().st_mtime_ns == made

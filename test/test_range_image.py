@@ -5,16 +5,10 @@ import pytest
 import torch
 
 from saliency_i2ploc_ros.encoders.cloud_input import cloud_input
-from saliency_i2ploc_ros.encoders.config import (
-    CITY,
-    ModelConfig,
-    OURS_CITY,
-    parse_config,
-    RangeConfig,
-    View,
-)
+from saliency_i2ploc_ros.encoders.config import ModelConfig, parse_config, RangeConfig, View
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import preprocessing_hash
+from saliency_i2ploc_ros.encoders.presets import CITY, OURS_CITY
 from saliency_i2ploc_ros.encoders.range_image import range_image, RangeEncoder, splat
 from saliency_i2ploc_ros.errors import InputError
 

@@ -119,7 +119,9 @@ def test_the_scene_of_a_run_is_what_was_answered(world, accepting, monkeypatch, 
                                now.answer.candidates.T_map_base, atol=1e-9)
     np.testing.assert_allclose(run.truth, now.truth, atol=1e-8)
     np.testing.assert_allclose(run.estimated_path, now.estimated_path, atol=1e-9)
-    drawn(monkeypatch, run, tmp_path / 'scene.png')
+    figure, _ = drawn(monkeypatch, run, tmp_path / 'scene.png')
+    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "the run's bag or data set is not at hand: no image" in said
     with pytest.raises(InputError, match='no answer 6: it has 6'):
         scene_of_run(accepting, world / 'results', FRAMES, lambda _: None)
 
@@ -154,18 +156,18 @@ def test_the_command_draws_what_it_is_given(world, monkeypatch, capsys, tmp_path
 
 
 def test_the_images_of_results_come_from_their_bag(world):
-    from saliency_i2ploc_ros.cli.scene import provenance_of, seen_in_bag
+    from saliency_i2ploc_ros.cli.scene import provenance_of, seen
     from saliency_i2ploc_ros.ros.bag_images import camera_in_bag
     run = provenance_of(world / 'results')
     drive = open_drive(world / 'drive', None)
     stamp = int(drive.cameras['image_00'].stamps_ns[2])
-    image, camera = seen_in_bag(run, stamp)
+    image, camera = seen(run, stamp)
     np.testing.assert_array_equal(image, drive.image('image_00', 2))
     expected = drive.cameras['image_00'].camera
     assert (camera.width, camera.height, camera.fx) == (expected.width, expected.height,
                                                         expected.fx)
-    assert seen_in_bag(run, stamp + 1) is None
-    assert seen_in_bag({**run, 'drive': 'gone'}, stamp) is None
+    assert seen(run, stamp + 1) is None
+    assert seen({**run, 'drive': 'gone'}, stamp) is None
     with pytest.raises(InputError, match='camera_info'):
         camera_in_bag(world / 'bag', '/other/image', True)
 

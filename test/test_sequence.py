@@ -11,7 +11,7 @@ from saliency_i2ploc_ros.geometry.poses import planar, wrap, yaw_of
 from saliency_i2ploc_ros.localization.belief import Belief, BeliefConfig
 from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig, mixture_weights
-from saliency_i2ploc_ros.localization.sequence import Sequence
+from saliency_i2ploc_ros.localization.sequence import Prior, Sequence
 
 CONFIG = LocalizerConfig(merge_radius_m=8.0)
 NOTHING = BeliefConfig().nothing
@@ -234,3 +234,35 @@ def test_a_calibrations_laws_make_the_covariance_of_the_beliefs_spread():
                                       rel=0.02)
     assert spread[1] < 0.4 and spread[2] == pytest.approx(math.sqrt(2 / 3) * each, rel=0.02)
     assert spread[3] == 0.0
+
+
+@pytest.mark.parametrize('variance', [1e-4, 0.3, 2.0, 100.0])
+def test_a_moved_prior_is_that_of_many_vehicles(variance):
+    """Against 400 000 drawn ones, whose heading goes with their position."""
+    rng = np.random.default_rng(0)
+    mean, deviations = np.array([50.0, -20.0, 0.7]), np.sqrt([9.0, 4.0, variance])
+    correlation = np.array([[1.0, 0.3, 0.4], [0.3, 1.0, -0.5], [0.4, -0.5, 1.0]])
+    P = correlation * np.outer(deviations, deviations)
+    step = planar(8.0, 3.0, 0.4)
+    moved = Prior(planar(*mean, 7.0), P).moved(step)
+    x, y, yaw = rng.multivariate_normal(mean, P, 400_000).T
+    drawn = np.stack([x + np.cos(yaw) * 8.0 - np.sin(yaw) * 3.0,
+                      y + np.sin(yaw) * 8.0 + np.cos(yaw) * 3.0, yaw + 0.4])
+    np.testing.assert_allclose(moved.T_map_base[:2, 3], drawn[:2].mean(1), atol=0.05)
+    assert moved.T_map_base[2, 3] == 7.0
+    assert wrap(yaw_of(moved.T_map_base) - 1.1) == pytest.approx(0.0, abs=1e-9)
+    scale = np.sqrt(np.diag(moved.covariance))
+    np.testing.assert_allclose(moved.covariance / np.outer(scale, scale),
+                               np.cov(drawn) / np.outer(scale, scale), atol=0.01)
+    assert np.linalg.eigvalsh(moved.covariance)[0] > 0.0
+
+
+def test_a_prior_without_a_heading_widens_and_stays():
+    """Wherever its yaw happens to point: all directions are as likely."""
+    prior = Prior(planar(50.0, 0.0, 1.0), np.diag([9.0, 9.0, 100.0]))
+    moved = prior.moved(planar(10.0, 0.0, 0.0))
+    np.testing.assert_allclose(moved.T_map_base[:2, 3], [50.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(moved.covariance[:2, :2], np.diag([59.0, 59.0]), atol=1e-6)
+    still = prior.moved(np.eye(4))
+    np.testing.assert_allclose(still.T_map_base, prior.T_map_base, atol=1e-12)
+    np.testing.assert_allclose(still.covariance, prior.covariance, atol=1e-12)

@@ -1,31 +1,37 @@
 """Drives through a sequence: the odometry's noise, starts, kidnappings, and the command."""
 
+from dataclasses import replace
 import json
 import math
 
+from helpers_cli import i2ploc
 from helpers_drives import write_drive
 import numpy as np
 import pytest
 from test_sequence import answer, Places, replace_config
-from typer.testing import CliRunner
 
-from saliency_i2ploc_ros.cli.main import app
+from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.errors import InputError
-from saliency_i2ploc_ros.evaluation.sequence_pictures import draw_convergence
+from saliency_i2ploc_ros.evaluation.sequence_figures import drive_figures, start_figures
+from saliency_i2ploc_ros.evaluation.sequence_pictures import draw_convergence, draw_reached
 from saliency_i2ploc_ros.evaluation.sequences import (
     Asked,
-    evaluate_sequence,
-    fix_figures,
+    check_drawn,
+    drive_through,
     kidnappings,
+    LIMIT_M,
     odometry_of,
     OdometryNoise,
     random_starts,
-    Run,
     run_through,
+    sequence_figures,
+    together,
+    truth_of,
     whole_drive,
+    WITHIN_M,
 )
+from saliency_i2ploc_ros.evaluation.summary import json_safe
 from saliency_i2ploc_ros.geometry.poses import planar, yaw_of
-from saliency_i2ploc_ros.localization.fix import Fix
 from saliency_i2ploc_ros.localization.sequence import Sequence
 
 QUIET = OdometryNoise(scale=0.0, slip_m=0.0, turn_deg=0.0, bias_deg_m=0.0)
@@ -43,6 +49,10 @@ def world(wrong=0.0, seed=0):
     stamps = 1_000_000_000 * np.arange(N)
     return (Sequence(places, replace_config(merge_radius_m=10.0)),
             Asked('round', tuple(answers), stamps, places.T_map_base), places)
+
+
+def of_starts(runs):
+    return json_safe(start_figures(runs, WITHIN_M, LIMIT_M))
 
 
 def test_quiet_odometry_is_the_truth():
@@ -72,44 +82,24 @@ def test_standing_still_has_no_noise():
     np.testing.assert_allclose(told, np.tile(np.eye(4), (4, 1, 1)), atol=1e-12)
 
 
-def test_figures_of_fixes_by_hand():
-    P = np.diag([4.0, 4.0, 1.0, 1.0, 1.0, 0.04])
-    places = Places()
-    answers = tuple(
-        answer(places, [0], [0.9]) if e is None else
-        _fixed(answer(places, [0], [0.9]), P) for e in (None, 2.0, 30.0, 1.0))
-    error = np.array([[np.nan] * 3, [2.0, 0.0, 0.2], [30.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    run = Run(np.arange(4), answers, np.arange(4.0), np.arange(4.0), error)
-    found = fix_figures([run])
-    assert (found['images'], found['accepted'], found['false_fixes']) == (4, 3, 1)
-    assert found['availability'] == 0.75 and found['false_fix_rate'] == pytest.approx(1 / 3)
-    # Of the two that are right: (1 + 0 + 1) / 3 and (0 + 1/4 + 0) / 3.
-    assert found['right_fixes']['anees_xy_yaw'] == pytest.approx((2 + 0.25) / 6)
-    assert run.first_right() == 1 and run.first_right(2) == 3 and run.first_right(4) is None
-
-
-def _fixed(given, P):
-    return type(given)(**{**given.__dict__, 'fix': Fix(np.eye(4), P, 0.9), 'rejection': None})
-
-
 def test_places_that_look_alike_are_not_told_apart_by_driving_a_ring():
     """Opposite places look alike all round: it never knows, and every start is a failure."""
     sequence, asked, _ = world()
     alike = tuple(answer(Places(N), [i, (i + 60) % N], [0.8, 0.8]) for i in range(N))
-    found, _ = random_starts(sequence, Asked('alike', alike, asked.stamps_ns, asked.truth), QUIET,
-                             0, 5)
+    found = of_starts(random_starts(
+        sequence, Asked('alike', alike, asked.stamps_ns, asked.truth), QUIET, 0, 5))
     assert found['share_within'] == 0.0 and found['never'] == 5
-    assert found['metres']['p50'] == math.inf and found['accepted'] == 0
+    assert found['metres']['p50'] is None and found['accepted'] == 0
 
 
 def test_starts_and_whole_drive():
     sequence, asked, _ = world(wrong=0.1)
-    found, runs = random_starts(sequence, asked, OdometryNoise(), 0, 20)
+    runs = random_starts(sequence, asked, OdometryNoise(), 0, 20)
+    found = of_starts(runs)
     assert found['share_within'] >= 0.95 and found['runs'] == len(runs) == 20
-    assert all(run.metres[-1] <= found['limit_m'] for run in runs)
-    again, _ = random_starts(sequence, asked, OdometryNoise(), 0, 20)
-    assert again == found
-    whole, _ = whole_drive(sequence, asked, OdometryNoise(), 0, 2)
+    assert all(run.metres[-1] <= LIMIT_M for run in runs)
+    assert of_starts(random_starts(sequence, asked, OdometryNoise(), 0, 20)) == found
+    whole = drive_figures(whole_drive(sequence, asked, OdometryNoise(), 0, 2))
     assert whole['availability'] > 0.8 and whole['false_fix_rate'] < 0.02
     assert whole['position_m']['median'] < 2.5
     assert whole['images'] == 2 * N
@@ -117,11 +107,12 @@ def test_starts_and_whole_drive():
 
 def test_kidnapped_vehicles_are_found_again():
     sequence, asked, _ = world()
-    found, runs = kidnappings(sequence, asked, OdometryNoise(), 0, 10)
-    assert found['found_before'] == 1.0 and found['share_within'] >= 0.7
+    runs = kidnappings(sequence, asked, OdometryNoise(), 0, 10)
+    assert of_starts(runs)['share_within'] >= 0.7
+    assert all(run.distance[run.since - 1] <= 20.0 for run in runs)
     for run in runs:
         jump = np.flatnonzero(np.diff(run.rows) != 1)
-        assert len(jump) == 1
+        assert len(jump) == 1 and run.since == jump[0] + 1
         apart = asked.truth[run.rows[jump[0]], :2, 3] - asked.truth[run.rows[jump[0] + 1], :2, 3]
         assert np.linalg.norm(apart) > 100.0
         # The odometry knows of no jump.
@@ -138,22 +129,81 @@ def test_a_run_forgets_the_one_before():
     run_through(sequence, asked, np.arange(60, 70), QUIET, rng)
     again = run_through(sequence, asked, np.arange(6), QUIET, rng)
     np.testing.assert_array_equal(first.error, again.error)
-    assert [a.confidence for a in first.answers] == [a.confidence for a in again.answers]
+    np.testing.assert_array_equal(first.confidence, again.confidence)
 
 
-def test_the_summary_is_json_and_the_picture_is_drawn(tmp_path):
+def test_a_prior_is_of_the_same_starts_and_a_wrong_one_of_others():
+    sequence, asked, _ = world()
+    plain = random_starts(sequence, asked, OdometryNoise(), 0, 12)
+    right = random_starts(sequence, asked, OdometryNoise(), 0, 12, 5.0)
+    wrong = random_starts(sequence, asked, OdometryNoise(), 0, 12, 5.0, prior_is_wrong=True)
+    for a, b, c in zip(plain, right, wrong, strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.metres, c.metres)
+    metres = [np.mean([run.reached[0] for run in runs]) for runs in (right, plain, wrong)]
+    assert metres[0] < metres[1] and math.isfinite(metres[2])
+    assert all(run.first_right() is not None for run in wrong)
+
+
+def test_the_summary_is_json_and_the_pictures_are_drawn(tmp_path):
     sequence, asked, places = world()
-    figures, runs = evaluate_sequence(sequence, asked, OdometryNoise(), 0, 5, 5)
+    runs = drive_through(sequence, asked, OdometryNoise(), 0, 3, 3, prior_m=10.0)
+    figures = sequence_figures(runs)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    draw_convergence(tmp_path / 'belief.png', sequence, places.T_map_base, asked, runs,
-                     OdometryNoise(), 0)
-    assert (tmp_path / 'belief.png').read_bytes()[:4] == b'\x89PNG'
+    draw_convergence(tmp_path / 'belief.png', sequence, places.T_map_base, asked,
+                     runs['random_starts'], OdometryNoise(), 0)
+    draw_reached(tmp_path / 'sequence.png', runs, figures)
+    for name in ('belief.png', 'sequence.png'):
+        assert (tmp_path / name).read_bytes()[:4] == b'\x89PNG'
+
+
+def test_two_drives_are_judged_together():
+    """The same drive twice: the same figures, of twice as many blocks, so surer ones."""
+    sequence, asked, _ = world(wrong=0.5)
+    runs = drive_through(sequence, asked, OdometryNoise(), 0, 3, 3)
+    one, two = sequence_figures(runs), sequence_figures(together([runs, runs], [0, 0]))
+    for kind in one:
+        assert two[kind]['images'] == 2 * one[kind]['images']
+        for key in ('availability', 'false_fix_rate'):
+            assert two[kind][key] == pytest.approx(one[kind][key])
+    width = [np.ptp(found['whole_drive']['intervals']['availability']) for found in (one, two)]
+    assert 0.0 < 0.5 * width[0] < width[1] < 0.95 * width[0]
 
 
 def test_the_command_says_what_it_needs(tmp_path):
     write_drive(tmp_path / 'drive')
     (tmp_path / 'file').write_text('')
-    result = CliRunner().invoke(app, [
-        'evaluate-sequence', str(tmp_path / 'drive'), '--map', str(tmp_path), '--out',
-        str(tmp_path / 'file')])
-    assert isinstance(result.exception, InputError) and 'is a file' in str(result.exception)
+    with pytest.raises(InputError, match='is a file'):
+        i2ploc('evaluate-sequence', tmp_path / 'drive', '--map', tmp_path, '--out',
+               tmp_path / 'file')
+
+
+def test_what_a_drive_lacks_is_said_before_it_is_asked():
+    _, asked, _ = world()
+    unasked = replace(asked, answers=())
+    check_drawn(unasked, prior_m=10.0)
+    short = replace(unasked, stamps_ns=asked.stamps_ns[:10], truth=asked.truth[:10])
+    with pytest.raises(InputError, match='it needs 50 m'):
+        check_drawn(short)
+    # 250 m to and fro: no place is 100 m from those in the middle.
+    there = np.stack([planar(x, 0.0, 0.0) for x in [*range(0, 110, 5), *range(105, -5, -5)]])
+    near = replace(unasked, truth=there, stamps_ns=asked.stamps_ns[:len(there)])
+    with pytest.raises(InputError, match='no two places 100 m apart'):
+        check_drawn(near)
+
+
+def test_the_command_looks_at_all_drives_before_it_localizes(tmp_path):
+    """The map is not even opened: there is none."""
+    write_drive(tmp_path / 'drive')
+    drive = open_drive(tmp_path / 'drive')
+    assert len(truth_of(drive).truth) == len(truth_of(drive, limit=2).truth) + 2 == 4
+    with pytest.raises(InputError, match='it needs 50 m'):
+        i2ploc('evaluate-sequence', tmp_path / 'drive', '--map', tmp_path / 'none', '--out',
+               tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_each_data_set_has_its_map(tmp_path):
+    with pytest.raises(InputError, match='2 maps for 1 data sets'):
+        i2ploc('evaluate-sequence', tmp_path, '--map', tmp_path, '--map', tmp_path, '--out',
+               tmp_path / 'out')

@@ -1,20 +1,24 @@
 """The figures of summary.json on a case that is small enough to do by hand."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import chi2, norm
 
 from saliency_i2ploc_ros.evaluation.acceptance import acceptance
 from saliency_i2ploc_ros.evaluation.pose_errors import (
     anees,
-    calibration,
+    consistency,
     planar_errors,
     reliability,
     RELIABILITY_LEVELS,
 )
+from saliency_i2ploc_ros.evaluation.report import summary_table
 from saliency_i2ploc_ros.evaluation.summary import latency, Record, summarize
+from saliency_i2ploc_ros.evaluation.trust_pictures import draw_acceptance
 from saliency_i2ploc_ros.evaluation.verdict import verdict_entry
 from saliency_i2ploc_ros.geometry.poses import planar
 
@@ -141,7 +145,7 @@ def test_gaussian_errors_are_found_calibrated():
     covariance = A @ A.T + np.eye(6)
     n = 4000
     errors = rng.multivariate_normal(np.zeros(6), covariance, n)[:, [0, 1, 5]]
-    result = calibration(errors, np.broadcast_to(covariance, (n, 6, 6)))
+    result = consistency(errors, np.broadcast_to(covariance, (n, 6, 6)))
     for axis in ('x', 'y', 'yaw'):
         expected = [2 * norm.cdf(k) - 1 for k in (1, 2, 3)]
         assert result.coverage[axis] == pytest.approx(expected, abs=0.03)
@@ -198,6 +202,26 @@ def test_acceptance_by_hand():
     assert found['full_precision_threshold'] is None
     assert found['f1_threshold'] == 0.4 and found['f1_max'] == pytest.approx(0.6)
     assert acceptance(records[-1:], places) is None
+
+
+def test_confidence_without_an_estimate_is_nothing_to_accept(tmp_path):
+    """What a sequence says of an image that shows nothing, while odometry is missing."""
+    places = np.array([[0.0, 0.0], [100.0, 0.0]])
+    unseen = [Record(i * SECOND, None, None, 'no_odometry', truth=planar(0.0, 0.0, 0.0),
+                     confidence=0.0) for i in range(1, 4)]
+    assert acceptance(unseen, places) is None
+    seen = Record(4 * SECOND, planar(1.0, 0.0, 0.0), P, truth=planar(0.0, 0.0, 0.0),
+                  estimate=np.array([1.0, 0.0, 0.0]), confidence=0.9)
+    found = acceptance([*unseen, seen], places)
+    assert found['curve'] == {'confidence': [0.9], 'precision': [1.0], 'recall': [0.25]}
+    assert found['over_thresholds']['availability'] == [0.25]
+    for records in (unseen, [*unseen, seen]):
+        summary = {**summarize(records, places), 'acceptance': acceptance(records, places)}
+        text = io.StringIO()
+        Console(width=120, file=text).print(summary_table(summary))
+        assert ('chosen on these images' in text.getvalue()) == (records is not unseen)
+    draw_acceptance(tmp_path / 'acceptance.png', found)
+    assert (tmp_path / 'acceptance.png').read_bytes()[:4] == b'\x89PNG'
 
 
 @pytest.mark.parametrize(('limits', 'failures'), [

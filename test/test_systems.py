@@ -11,13 +11,14 @@ from saliency_i2ploc_ros.cli.train import read_recipe
 from saliency_i2ploc_ros.data.submaps import SubmapConfig, submaps_of_cloud
 from saliency_i2ploc_ros.distributed import World
 from saliency_i2ploc_ros.encoders.cloud_input import cloud_input
-from saliency_i2ploc_ros.encoders.config import CITY, parse_config
+from saliency_i2ploc_ros.encoders.config import parse_config
 from saliency_i2ploc_ros.encoders.config_published import SphericalConfig
 from saliency_i2ploc_ros.encoders.dual import DualEncoder
 from saliency_i2ploc_ros.encoders.files import encoder_hash, load_model, save_model
 from saliency_i2ploc_ros.encoders.presets import (
     AE_SPHERICAL,
     as_panorama,
+    CITY,
     LIP_LOC,
     PRESETS,
     SALIENCY,

@@ -1,9 +1,12 @@
 """Several cameras' images of one moment, answered together."""
 
-from helpers_localizer import tiny_model
+from dataclasses import fields, replace
+
+from helpers_localizer import tiny_model, VERIFYING, verifying_model
 import numpy as np
 import pytest
 
+from saliency_i2ploc_ros.encoders.config import VerifierConfig
 from saliency_i2ploc_ros.encoders.image_input import prepare_image
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.export.runtime import torch_runtime
@@ -35,7 +38,7 @@ def poses(*xy_yaw):
 def retrieved(scores, T, heading=0.0):
     """Return what an image found, best first."""
     order = np.argsort(-np.asarray(scores), kind='stable')
-    return Retrieved(np.float32(scores)[order], order, T[order], heading)
+    return Retrieved(np.float32(scores)[order], order, T[order], heading, float(min(scores)))
 
 
 # Three junctions far apart, each mapped along four headings: place 4 i + j looks by 90 j degrees.
@@ -57,6 +60,10 @@ def test_one_image_is_what_it_found():
     assert np.array_equal(joined.evidence, joined.scores)
     assert np.array_equal(joined.T_map_place, one.T_map_place)
     assert np.array_equal(joined.indices, one.indices) and joined.heading == 0.7
+    # What it did not find matters only to others.
+    again = join([replace(one, floor=-3.0)], CONFIG)
+    assert all(np.array_equal(getattr(again, f.name), getattr(joined, f.name))
+               for f in fields(joined))
 
 
 def test_the_same_image_twice_says_no_more_than_once():
@@ -81,13 +88,17 @@ def test_weights_are_the_geometric_mean_of_the_images_own():
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
 
 
-def test_what_an_image_did_not_find_has_its_last_score():
+def test_what_an_image_did_not_find_has_its_smallest_cosine():
     near, far = poses((0, 0, 0), (10, 0, 0)), poses((500, 0, 0), (9, 0, 2.0))
     joined = join([retrieved([0.8, 0.6], near), retrieved([0.7, 0.5], far)], CONFIG)
     # (9, 0) is near, but looks elsewhere: it says nothing for those of the first image.
     np.testing.assert_allclose(joined.scores, [0.65, 0.65, 0.55, 0.55], atol=1e-6)
     assert sorted(map(tuple, joined.T_map_place[:2, :2, 3])) == [(0.0, 0.0), (500.0, 0.0)]
     assert np.array_equal(joined.evidence, joined.scores)
+    # Also where a verifier has spoken against all that the second one found.
+    against = replace(retrieved([0.5, 0.3], far), floor=0.5)
+    joined = join([retrieved([0.8, 0.6], near), against], CONFIG)
+    np.testing.assert_allclose(joined.scores, [0.65, 0.55, 0.55, 0.45], atol=1e-6)
 
 
 def test_a_side_camera_speaks_for_the_place_beside():
@@ -155,6 +166,53 @@ def test_two_views_that_contradict_each_other_are_no_fix(model):
     answer = Localizer(model, database, NOISE).localize_views(views(AHEAD, LEFT))
     assert answer.rejection == 'ambiguous'
     assert Localizer(model, database, NOISE).localize_views(views(AHEAD)).fix is not None
+
+
+def verifying(logits):
+    """
+    Return a localizer with three places an image, whose verifier says what is told.
+
+    logits: of each of IMAGES, of the 12 places.
+    """
+    model = verifying_model(VERIFYING.model_copy(update={
+        'verifier': VerifierConfig(details=8, width=16, weight=0.03)}))
+    runtime = torch_runtime(model)
+    known = [runtime.run(prepare_image(image, CAMERA, model.config.image)[None]).details[0]
+             for image in IMAGES]
+
+    def verify(image, places):
+        one = int(np.argmin([np.abs(image - of).max() for of in known]))
+        return np.float32(logits[one])[places[:, 0, 0].astype(int)]
+
+    front = looks(b0=0.70, a0=0.69, a1=0.68)
+    left = looks(c1=0.70, c2=0.69, c3=0.68)
+    database = StandInDatabase(model, front, left)
+    # A place's details tell which it is.
+    database.details = np.broadcast_to(np.arange(12, dtype=np.float16)[:, None, None], (12, 12, 8))
+    runtime.verify = verify
+    return Localizer(runtime, database, NOISE.model_copy(update={'top_k': 3}))
+
+
+def test_a_verifier_that_rejects_all_else_does_not_make_one_image_decide():
+    """
+    The front camera is sure of one junction, the left one half sure of another, 200 m off.
+
+    What the left one did not find is not as bad as what its verifier rejected: else this would
+    speak for the wrong junction, and with a weight of nearly one.
+    """
+    front, left = np.zeros(12), np.full(12, -8.0)
+    front[4], left[9] = 8.0, 1.0
+    ready = verifying([front, left])
+    answer = ready.localize_views(views(AHEAD, LEFT))
+    assert answer.fix.T_map_base[:2, 3] == pytest.approx([200.0, 0.0], abs=1.0)
+    assert answer.fix.score == pytest.approx((0.70 + 0.24 + 0.68) / 2)
+    assert answer.confidence > 0.9
+    # Alone, each says what it found and verified.
+    for view, places, scores in zip(views(AHEAD, LEFT), ([4, 0, 1], [9, 10, 11]), (
+            [0.94, 0.69, 0.68], [0.73, 0.45, 0.44]), strict=True):
+        alone = ready.localize_views([view])
+        assert alone.candidates.indices.tolist() == places
+        assert alone.candidates.scores == pytest.approx(scores)
 
 
 def test_one_view_is_bit_for_bit_what_the_mixture_of_its_places_gives(model):

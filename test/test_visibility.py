@@ -6,7 +6,7 @@ import pytest
 
 from saliency_i2ploc_ros.data.city.generate import city_camera
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
-from saliency_i2ploc_ros.localization.visibility import visible_share
+from saliency_i2ploc_ros.localization.visibility import visibility_of
 
 LEAST = LocalizerConfig().min_visible
 RNG = np.random.default_rng(0)
@@ -29,24 +29,24 @@ def taken(image, noise=3.0):
 
 @pytest.mark.parametrize('factor', [1.0, 0.5, 0.25])
 def test_a_street_is_seen_by_day_and_dusk(factor):
-    assert visible_share(taken(factor * street())) > 0.6 > LEAST
+    assert visibility_of(taken(factor * street())).share > 0.6 > LEAST
 
 
 def test_larger_images_are_averaged_first():
     large = cv2.resize(taken(street()), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
-    assert visible_share(large) > 0.6
+    assert visibility_of(large).share > 0.6
 
 
 @pytest.mark.parametrize('level', [0.0, 90.0, 255.0])
 @pytest.mark.parametrize('noise', [0.0, 5.0, 30.0])
 def test_noise_shows_nothing(level, noise):
-    assert visible_share(taken(np.full((HEIGHT, WIDTH, 3), level), noise)) < 0.05
+    assert visibility_of(taken(np.full((HEIGHT, WIDTH, 3), level), noise)).share < 0.05
 
 
 @pytest.mark.parametrize(('blur', 'light'), [(0.02, 0.3), (0.05, 0.6), (0.1, 1.0)])
 def test_through_a_cover_nothing_is_seen(blur, light):
     covered = light * cv2.GaussianBlur(street(), (0, 0), blur * WIDTH)
-    assert visible_share(taken(covered)) < 0.1
+    assert visibility_of(taken(covered)).share < 0.1
     assert np.std(covered) > 2.0  # contrast alone would not tell
 
 
@@ -55,7 +55,14 @@ def test_of_an_image_that_is_covered_or_blinded_in_part_the_rest_counts():
     covered[:, :WIDTH * 8 // 10] = 8.0
     blinded[:, WIDTH // 5:] = 255.0
     for image in (covered, blinded):
-        assert 0.1 < visible_share(taken(image)) < LEAST
+        assert 0.1 < visibility_of(taken(image)).share < LEAST
     half = street()
     half[:, :WIDTH // 2] = 8.0
-    assert visible_share(taken(half)) == pytest.approx(0.5, abs=0.13)
+    assert visibility_of(taken(half)).share == pytest.approx(0.5, abs=0.13)
+
+
+@pytest.mark.parametrize('factor', [1, 4])
+def test_contrast_is_the_deviation_of_all_grey_levels(factor):
+    image = cv2.resize(taken(street()), None, fx=factor, fy=factor)
+    grey = image @ [0.299, 0.587, 0.114]  # of ITU-R BT.601
+    assert visibility_of(image).contrast == pytest.approx(np.std(grey), rel=1e-3)

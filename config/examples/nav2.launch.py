@@ -27,8 +27,6 @@ def generate_launch_description() -> LaunchDescription:
                               description='take the time from /clock, both'),
         DeclareLaunchArgument('params_file', default_value=str(FOLDER / 'nav2.yaml'),
                               description='parameter file of the localizer and its manager'),
-        DeclareLaunchArgument('use_sim_time', default_value='false', choices=['true', 'false'],
-                              description='take the time from /clock'),
         IncludeLaunchDescription(PythonLaunchDescriptionSource(
             str(FOLDER.parents[1] / 'launch' / 'localization.launch.py'))),
         Node(package='nav2_lifecycle_manager', executable='lifecycle_manager',

@@ -30,8 +30,6 @@ def generate_launch_description() -> LaunchDescription:
                               description='parameter file of the filter'),
         DeclareLaunchArgument('odometry', default_value='odometry',
                               description='topic of the odometry (nav_msgs/Odometry)'),
-        DeclareLaunchArgument('use_sim_time', default_value='false', choices=['true', 'false'],
-                              description='take the time from /clock'),
         IncludeLaunchDescription(PythonLaunchDescriptionSource(
             str(FOLDER.parents[1] / 'launch' / 'localization.launch.py'))),
         Node(package='robot_localization', executable='ekf_node', name='ekf_map',

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.calibration_figures import Judged
     from ..evaluation.described import ByModel
     from ..localization.hypotheses import LocalizerConfig
+    from ..localization.verification import Verification
     from ..mapping.database import PlaceDatabase
 
 
@@ -67,6 +68,8 @@ def command(
     from ..distributed import start, stop, world
     from ..evaluation.calibrating import described_site
     from ..evaluation.described import ByModel
+    from ..localization.hypotheses import LocalizerConfig
+    from ..localization.verification import verification_of
     from ..mapping.views import headings as all_around
     from .evaluate import model_of
 
@@ -100,7 +103,8 @@ def command(
         if database is not None:
             kind |= {'map_identity': database.identity, 'headings': database.schema.views,
                      'spacing_m': database.spacing_m, 'smooth_m': database.schema.smooth_m}
-        learn(sites, kind, outside, target, report, warnings)
+        verification = verification_of(describer.runtime, LocalizerConfig().verify)
+        learn(sites, kind, outside, target, report, warnings, verification)
 
 
 @dataclass(frozen=True)
@@ -180,12 +184,13 @@ def warnings_of(groups: Sequence[Group], folder: Path) -> list[tuple[str, str]]:
 
 def learn(
     sites: Sequence[Site], kind: dict[str, Any], outside: float | None, target: Path,
-    report: Path, warnings: Sequence[tuple[str, str]],
+    report: Path, warnings: Sequence[tuple[str, str]], verification: Verification | None = None,
 ) -> None:
     """
     Write the calibration that the sites teach into `target`, and what it is worth.
 
-    kind: of model and map, as in `Calibration`: what it will hold for.
+    kind: of model and map, as in `Calibration`: what it will hold for. verification: of what the
+    images found.
     """
     from ..evaluation.calibrating import all_answers, fit
     from ..evaluation.calibration_figures import judge
@@ -196,7 +201,7 @@ def learn(
 
     config = LocalizerConfig()
     outside = config.outside if outside is None else outside
-    answers = all_answers(sites, kind['spacing_m'], config)
+    answers = all_answers(sites, kind['spacing_m'], config, verification)
     fitted = functools.partial(fit, config=config, kind=kind)
     calibration = fitted(answers)
     judged: Judged | str
@@ -207,7 +212,8 @@ def learn(
     calibration = calibration.model_copy(update={
         'provenance': provenance_of(answers, judged, outside)})
     summary = write_calibration_report(report, calibration, judged, outside,
-                                       protocol_of(sites, answers, kind, config, judged), warnings,
+                                       protocol_of(sites, answers, kind, config, judged,
+                                                   verification is not None), warnings,
                                        versions())
     write_calibration(target, calibration)
     if isinstance(judged, str):
@@ -238,7 +244,7 @@ def provenance_of(
 
 def protocol_of(
     sites: Sequence[Site], answers: Sequence[Answers], kind: dict[str, Any],
-    config: LocalizerConfig, judged: Judged | str,
+    config: LocalizerConfig, judged: Judged | str, verifies: bool,
 ) -> list[str]:
     """Return what was done, for a reader of the report."""
     from ..evaluation.calibrating import OUTSIDERS_EVERY
@@ -261,8 +267,9 @@ def protocol_of(
         f'Sites: {where}. Images are asked one at a time, without a guess of where they are; all '
         'that have poses count.', *([how] if how else []), said,
         f'A place every {kind["spacing_m"]:g} m, in {kind["headings"]} views; searched: the best '
-        f'{config.top_k}, temperature {config.temperature:g}, cluster within '
-        f'{config.merge_radius_m:g} m. The written calibration is what all sites teach together.']
+        f'{config.top_k}{", all verified" if verifies else ""}, temperature '
+        f'{config.temperature:g}, cluster within {config.merge_radius_m:g} m. '
+        'The written calibration is what all sites teach together.']
 
 
 def headline(figures: dict[str, Any]) -> str:

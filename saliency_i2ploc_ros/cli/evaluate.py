@@ -62,8 +62,7 @@ def command(
     limit: Annotated[int | None, typer.Option(min=1, help='Stop after so many images.')] = None,
     seed: Annotated[int, typer.Option(min=0, help='Of the bootstrap.')] = 0,
     min_score: Annotated[float | None, typer.Option(
-        min=-1.0, max=1.0, help='Similarity of the best place below which an image is rejected.')
-    ] = None,
+        help='Similarity of the best place below which an image is rejected.')] = None,
     min_weight: Annotated[float | None, typer.Option(
         min=0.0, max=1.0, help='Share of the weight near the best place below which an image is '
         'rejected; 0 accepts the most ambiguous.')] = None,
@@ -131,7 +130,8 @@ def command(
         return
 
     if localizer is not None:
-        localize_all(localizer, opened, question, out, map=str(map_path), model=str(folder))
+        localize_all(localizer, opened, question, out, root=str(root.resolve()),
+                     map=str(map_path), model=str(folder))
     if prepared is None:
         typer.echo(f'{opened.name} has no poses: its fixes are written, errors and recall are not '
                    'known.')
@@ -214,8 +214,8 @@ def localize_all(
     title = f'{drive.name}, {name}, in the map {Path(given["map"]).name}'
     summary = write_report(
         out, records, localizer.database, lambda record: drive.image(name, record.frame),
-        provenance(localizer, drive=drive.source, camera=name, every=question.every,
-                   limit=question.limit, **given), title=title)
+        provenance(localizer, drive=drive.source, drive_name=drive.name, camera=name,
+                   every=question.every, limit=question.limit, **given), title=title)
     Console().print(summary_table(summary, title))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
+
+ODOMETRY = 'nav_msgs/msg/Odometry'
 
 
 def command(
@@ -19,6 +22,9 @@ def command(
         'cameras, answered together. Default: the only one in the bag.')] = [],  # noqa: B006
     truth: Annotated[str | None, typer.Option(
         help='Topic of the true poses (PoseStamped); default: the only one in the bag.')] = None,
+    odometry: Annotated[str | None, typer.Option(
+        help='Topic of the odometry (Odometry), for --set sequence=odometry; default: the only '
+        'one in the bag.')] = None,
     model: Annotated[Path | None, typer.Option(
         help='The model that the map was built with; default: the shipped one.')] = None,
     params: Annotated[Path | None, typer.Option(
@@ -72,9 +78,15 @@ def command(
             {name: bag_view.chosen_topic(reader, topic)
              for name, topic in zip(names, wanted, strict=True)},
             truth or truth_of(reader))
+        odometries = [topic for topic, kind in reader.topics.items() if kind == ODOMETRY]
         check_truth(reader, topics.truth)
     settings = [f'database={map_path}', *([f'model={model}'] if model else []), *given]
     present = bag_run.localizer_parameters(params, settings)
+    if present['sequence'] == 'odometry':
+        if odometry is not None and odometry not in odometries:
+            raise InputError(f'the bag {bag} has no odometry on {odometry}')
+        topics = replace(topics, odometry=odometry or (
+            only(sorted(odometries), 'of odometry', '--odometry', bag)))
     if len(camera) > 1:
         present['cameras'] = names
     present = bag_run.mounted_by_bag(bag, topics, present)
@@ -94,7 +106,8 @@ def command(
         out, records, localizer.database,
         lambda record: bag_images.image_in_bag(bag, image_topic, record.stamp_ns),
         {**provenance(localizer, run='offline, every image of the bag', drive=str(bag),
-                      images=topics.images, truth=topics.truth, every=every, limit=limit,
+                      images=topics.images, truth=topics.truth, odometry=topics.odometry,
+                      every=every, limit=limit,
                       max_gap_s=max_gap, map=str(map_path), parameters=limits),
          'localizer': present},
         title=title, limits=limits, path_xy=path if len(path) else None)

@@ -43,7 +43,7 @@ def command(
     """
     Export both branches of a model to torch.export (.pt2) and ONNX, with a dynamic batch.
 
-    Each file is accepted only if it answers as the model does, on real images and submaps at
+    Each graph is accepted only if it answers as the model does, on real images and submaps at
     several sizes of the batch: a cosine of 0.9999 or more, with --half 0.999. `localize`,
     `evaluate` and the node run it with --runtime (there: the parameter runtime).
     """
@@ -80,14 +80,19 @@ def table(manifest: dict[str, Any]) -> Any:
     from rich.table import Table
 
     found = Table(title=f'{manifest["model"]} in {manifest["precision"]}', title_justify='left')
-    for name in ('file', 'MB', 'batches', 'cosine', 'of saliency', 'inputs apart'):
-        found.add_column(name, justify='left' if name == 'file' else 'right')
+    compares = 'details' in manifest['outputs']
+    for name in ('file', 'MB', 'batches', 'cosine', 'saliency',
+                 *(['details'] if compares else []), 'inputs apart'):
+        found.add_column(name, justify='left' if name == 'file' else 'right',
+                         no_wrap=name != 'inputs apart')
     for name, file in manifest['files'].items():
         if (parity := file.get('parity')) is not None:
             found.add_row(name, f'{file["bytes"] / 1e6:.2f}',
                           ', '.join(parity['descriptor_cosine']),
                           _cosine(parity['descriptor_cosine']),
-                          _cosine(parity['saliency_cosine']), f'{parity["apart"]:.2f}')
+                          _cosine(parity['saliency_cosine']),
+                          *([_cosine(parity['details_cosine'])] if compares else []),
+                          f'{parity["apart"]:.2f}')
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, TYPE_CHECKING
+from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
@@ -46,11 +46,11 @@ def command(
                     f'every {config.submap.spacing_m:g} m'),
         ('descriptor', f'{config.descriptor_dim} numbers, unit length'),
         ('aggregation', aggregation(config)),
+        *verifier(config),
         *parameters(encoder),
         ('encoder hash', identity),
         ('preprocessing hash', preprocessing_hash(config)),
-        *((key, value if isinstance(value, str) else json.dumps(value))
-          for key, value in provenance.items()),
+        *((key, in_short(value)) for key, value in provenance.items()),
     ]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
@@ -99,10 +99,29 @@ def aggregation(config: ModelConfig) -> str:
             f'saliency strength {settings.saliency_strength:g}')
 
 
+def in_short(value: Any) -> str:
+    """Return a value of the provenance in one line; config.json has long lists whole."""
+    if isinstance(value, list) and len(value) > 6:
+        return f'{len(value)}: {value[0]}, {value[1]} ... {value[-1]}'
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def verifier(config: ModelConfig) -> list[tuple[str, str]]:
+    """Return in words what compares images with places, if anything does."""
+    if config.verifier is None:
+        return []
+    settings, (rows, columns) = config.verifier, config.image.grid
+    kilobytes = rows * columns * settings.details * 2 / 1e3
+    return [('verifier', f'{columns} x {rows} tokens of {settings.details} numbers '
+             f'({kilobytes:.1f} kB a place), {settings.reach} columns to either side, '
+             f'{settings.depth} blocks of {settings.width} channels, weight {settings.weight:g}')]
+
+
 def parameters(encoder: DualEncoder) -> list[tuple[str, str]]:
     """Return the number of parameters of each part, and of all, in millions."""
     parts = [('image encoder', encoder.image.encoder), ('cloud encoder', encoder.cloud.encoder),
              ('image aggregation', encoder.image.aggregation),
-             ('cloud aggregation', encoder.cloud.aggregation), ('parameters', encoder)]
+             ('cloud aggregation', encoder.cloud.aggregation),
+             ('verifier network', encoder.verifier), ('parameters', encoder)]
     return [(name, f'{sum(p.numel() for p in part.parameters()) / 1e6:.2f} M')
-            for name, part in parts]
+            for name, part in parts if part is not None]

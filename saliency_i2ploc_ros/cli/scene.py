@@ -50,7 +50,7 @@ def command(
     if run is None:
         scene = scene_of_drive(localizer, open_drive(root, drive), camera, frame)
     else:
-        scene = scene_of_run(localizer, root, frame, lambda stamp: seen_in_bag(run, stamp))
+        scene = scene_of_run(localizer, root, frame, lambda stamp: seen(run, stamp))
     draw_scene(out, scene)
     typer.echo(f'{out}: written')
 
@@ -63,8 +63,25 @@ def provenance_of(folder: Path) -> dict[str, Any] | None:
     return dict(read_json(summary).get('provenance') or {}) if summary.is_file() else {}
 
 
+def seen(run: dict[str, Any], stamp_ns: int) -> Any:
+    """Return the image of a run with this stamp and its camera; None if it is not at hand."""
+    return (seen_in_drive if 'root' in run else seen_in_bag)(run, stamp_ns)
+
+
+def seen_in_drive(run: dict[str, Any], stamp_ns: int) -> Any:
+    """Return the same for a run of `i2ploc evaluate`; None without its data set."""
+    from ..data.readers import open_drive
+    try:
+        drive = open_drive(Path(run['root']), run['drive_name'])
+        stream = drive.cameras[drive.camera_named(run['camera'])]
+        index = stream.stamps_ns.tolist().index(stamp_ns)
+        return drive.image(run['camera'], index), stream.camera
+    except (InputError, ValueError):  # The data set has changed since, or is gone.
+        return None
+
+
 def seen_in_bag(run: dict[str, Any], stamp_ns: int) -> Any:
-    """Return the image of a run with this stamp and its camera; None without its bag."""
+    """Return the same for a live run, or one of `i2ploc evaluate-bag`; None without its bag."""
     bag = Path(str(run.get('drive') or ''))
     if not (bag / 'metadata.yaml').is_file():
         return None

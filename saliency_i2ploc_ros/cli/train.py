@@ -30,7 +30,8 @@ def command(
         help="The encoders: city, paper, ... By default the recipe's, else city.")] = None,
     init: Annotated[Path | None, typer.Option(
         help='Weights to begin with: a model folder; or for the image branch a safetensors file '
-        'of timm (ViT, DINO, DINOv2, ResNet), or hub:OWNER/NAME@SHA256.')] = None,
+        'of timm (ViT, DINO, DINOv2, ResNet), or hub:OWNER/NAME@SHA256. A verifier needs the '
+        'folder of the model that it is for.')] = None,
     setting: Annotated[list[str], typer.Option(
         '--set', help='A setting of the recipe, as steps=5000 or model.image.depth=6.',
         metavar='NAME=VALUE')] = [],  # noqa: B006

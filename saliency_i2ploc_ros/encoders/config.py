@@ -1,10 +1,4 @@
-"""
-What a model is, as a frozen configuration: every number that shapes a descriptor.
-
-Here are those of this package's method: `PAPER`, layer for layer the published SaliencyI2PLoc
-(arXiv 2412.15577), `CITY` and `OURS_CITY`, small enough to train and to run on two processor
-cores. Those of the systems that it is compared with, and all by name, are in `presets`.
-"""
+"""What a model is, as a frozen configuration: every number that shapes a descriptor."""
 
 from __future__ import annotations
 
@@ -189,6 +183,22 @@ class AggregationConfig(Frozen):
     squeeze: int = Field(default=0, ge=0)
 
 
+class VerifierConfig(Frozen):
+    """
+    What compares an image with each of the places that were found for it (see `verifier`).
+
+    details: numbers kept of each token, of images and of places. width, depth: channels and blocks
+    of the network. reach: tokens are compared over so many columns to either side. weight: what a
+    unit of its logit is worth in cosine.
+    """
+
+    details: PositiveInt = 32
+    width: PositiveInt = Field(default=48, multiple_of=8)
+    depth: PositiveInt = 2
+    reach: int = Field(default=2, ge=0)
+    weight: float = Field(default=0.03, ge=0.0)
+
+
 class View(Frozen):
     """From where a place is seen: `left_m` beside the map vehicle's pose, turned by `yaw_deg`."""
 
@@ -227,6 +237,8 @@ class ModelConfig(Frozen):
     `mapping.views.smoothed`; 0: not at all.
     mirrored: both branches describe their picture twice, as it is and in a mirror; each look gives
     half of the descriptor. It asks for pictures in both branches, and a centred camera.
+    verifier: compares an image with the places found for it, token by token; None: there is none.
+    It asks for pictures with the same rows and columns of tokens in both branches.
     """
 
     name: str
@@ -238,6 +250,7 @@ class ModelConfig(Frozen):
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)
     smooth_m: float = Field(default=0.0, ge=0.0)
     mirrored: bool = False
+    verifier: VerifierConfig | None = None
 
     @property
     def has_saliency(self) -> bool:
@@ -262,7 +275,32 @@ class ModelConfig(Frozen):
                              'a camera that looks out of its middle, and an even descriptor_dim')
         if isinstance(self.cloud, VoxelConfig) and isinstance(self.aggregation, AggregationConfig):
             raise ValueError('voxels are pooled by gem or projection, which leave out empty rows')
+        self._check_verifier()
         return self
+
+    @property
+    def details_shape(self) -> tuple[int, int] | None:
+        """Return the tokens of a picture and the numbers kept of each; None without verifier."""
+        if self.verifier is None:
+            return None
+        rows, columns = self.image.grid
+        return rows * columns, self.verifier.details
+
+    def _check_verifier(self) -> None:
+        if self.verifier is None:
+            return
+        if not isinstance(self.cloud, RangeConfig):
+            raise ValueError('a verifier asks for clouds of the kind range, whose tokens lie on a '
+                             "grid as the image's do")
+        if self.image.grid != self.cloud.grid:
+            rows, columns = self.cloud.grid
+            raise ValueError(
+                f'a verifier asks for the same grid of tokens in both branches: the image has '
+                f'{self.image.grid[0]} x {self.image.grid[1]}, the cloud {rows} x {columns}')
+        if 2 * self.verifier.reach >= self.image.grid[1]:
+            raise ValueError(
+                f"the verifier's reach of {self.verifier.reach} columns to either side is wider "
+                f'than the {self.image.grid[1]} columns that there are')
 
 
 def _centred(camera: Pinhole | Panorama | None) -> bool:
@@ -286,48 +324,3 @@ def parse_config(value: Any, where: str) -> ModelConfig:
             'loc'][0] not in ('image', 'cloud', 'aggregation')) or 'the whole'
         raise InputError(f'{where}: {key}: {first["msg"]}: mend it, or take the model of the '
                          'version that wrote it') from error
-
-
-PAPER = ModelConfig(
-    name='paper',
-    image=ImageConfig(height=512, width=1024),
-    cloud=CloudConfig(),
-    submap=SubmapConfig(size_m=40.0, outlier_neighbours=40, outlier_sigma=0.3),
-)
-
-# The city's camera (320 x 96, f = 125.6) scaled by 2/3 and cut to 13 tokens: 102 degrees.
-CITY = ModelConfig(
-    name='city',
-    image=ImageConfig(
-        height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False,
-        camera=Pinhole(208, 64, 83.75, 83.75, 103.5, 31.5),
-    ),
-    cloud=CloudConfig(
-        tokens=TokenConfig(
-            space='spherical', field_of_view_deg=110.0, elevation_deg=(-30.0, 40.0),
-            visible_only=True, points=4096, centres=96, neighbours=32,
-        ),
-        dim=128, depth=4, heads=4, pointnet=(64, 128), pointnet_second=(), pointnet_norm=False,
-        offset_scale=10.0, bias=False,
-    ),
-    aggregation=AggregationConfig(
-        clusters=16, intra_normalise=False, gating=False, mean_token=True,
-    ),
-    submap=SubmapConfig(size_m=80.0, spacing_m=5.0),
-)
-
-# What the comparison of systems found best, for the same camera: both branches see the same
-# directions, and each submap is seen in both directions of travel.
-OURS_CITY = ModelConfig(
-    name='ours-city',
-    image=ImageConfig(
-        height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False,
-        camera=Pinhole(208, 64, 83.75, 83.75, 103.5, 31.5),
-    ),
-    cloud=RangeConfig(height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False),
-    aggregation=AggregationConfig(
-        clusters=16, intra_normalise=False, gating=False, mean_token=True, layout=32,
-    ),
-    submap=SubmapConfig(size_m=120.0, spacing_m=5.0, voxel_m=0.2, points=120_000),
-    views=(View(), View(left_m=3.5, yaw_deg=180.0)), smooth_m=3.5,
-)

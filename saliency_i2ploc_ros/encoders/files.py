@@ -80,6 +80,9 @@ def read_identity(directory: Path) -> tuple[ModelConfig, str]:
 
 def _identity(config: ModelConfig, weights: str) -> str:
     shaping = config.model_dump(mode='json', exclude={'name', 'submap', 'views', 'smooth_m'})
+    # A model without a verifier is what it was before there were any.
+    if shaping['verifier'] is None:
+        del shaping['verifier']
     return content_hash({'config': shaping, 'weights': weights})
 
 

@@ -1,5 +1,9 @@
 """
-The systems that are compared, each as published and small enough for two processor cores.
+The models by name: this package's, and the systems that it is compared with.
+
+`PAPER` is the published SaliencyI2PLoc (arXiv 2412.15577), layer for layer; `CITY` and `OURS_CITY`
+are small enough to train and to run on two processor cores. The others come as published, and as
+small.
 
 What is published is said where it is; what a paper does not say was chosen here, and is said too.
 All of the small ones see the same submaps from the same views of them, in the city's camera.
@@ -9,16 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..data.submaps import SubmapConfig
 from ..geometry.cameras import Panorama, Pinhole
 from .config import (
     AggregationConfig,
-    CITY,
     CloudConfig,
     ImageConfig,
     ModelConfig,
-    OURS_CITY,
-    PAPER,
     RangeConfig,
+    TokenConfig,
+    View,
 )
 from .config_published import (
     GemConfig,
@@ -26,6 +30,50 @@ from .config_published import (
     ProjectionConfig,
     SphericalConfig,
     VoxelConfig,
+)
+
+PAPER = ModelConfig(
+    name='paper',
+    image=ImageConfig(height=512, width=1024),
+    cloud=CloudConfig(),
+    submap=SubmapConfig(size_m=40.0, outlier_neighbours=40, outlier_sigma=0.3),
+)
+
+# The city's camera (320 x 96, f = 125.6) scaled by 2/3 and cut to 13 tokens: 102 degrees.
+CITY = ModelConfig(
+    name='city',
+    image=ImageConfig(
+        height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False,
+        camera=Pinhole(208, 64, 83.75, 83.75, 103.5, 31.5),
+    ),
+    cloud=CloudConfig(
+        tokens=TokenConfig(
+            space='spherical', field_of_view_deg=110.0, elevation_deg=(-30.0, 40.0),
+            visible_only=True, points=4096, centres=96, neighbours=32,
+        ),
+        dim=128, depth=4, heads=4, pointnet=(64, 128), pointnet_second=(), pointnet_norm=False,
+        offset_scale=10.0, bias=False,
+    ),
+    aggregation=AggregationConfig(
+        clusters=16, intra_normalise=False, gating=False, mean_token=True,
+    ),
+    submap=SubmapConfig(size_m=80.0, spacing_m=5.0),
+)
+
+# What the comparison of systems found best, for the same camera: both branches see the same
+# directions, and each submap is seen in both directions of travel.
+OURS_CITY = ModelConfig(
+    name='ours-city',
+    image=ImageConfig(
+        height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False,
+        camera=Pinhole(208, 64, 83.75, 83.75, 103.5, 31.5),
+    ),
+    cloud=RangeConfig(height=64, width=208, dim=128, depth=4, heads=4, stem='conv', bias=False),
+    aggregation=AggregationConfig(
+        clusters=16, intra_normalise=False, gating=False, mean_token=True, layout=32,
+    ),
+    submap=SubmapConfig(size_m=120.0, spacing_m=5.0, voxel_m=0.2, points=120_000),
+    views=(View(), View(left_m=3.5, yaw_deg=180.0)), smooth_m=3.5,
 )
 
 # A KITTI image (1242 x 375) resized to 224 x 224, as a camera.

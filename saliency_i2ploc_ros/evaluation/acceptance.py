@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .false_fixes import false_runs, over_thresholds, POINTS
 from .precision import precision_recall, PrecisionRecall
 from .recall import count_positives
-from .summary import Array, CORRECT_M, json_safe, Record, share
-
-POINTS = 101  # of the curve in summary.json, at most
+from .summary import Array, CORRECT_M, json_safe, Record, share, travelled
 
 
 def acceptance_curve(records: Sequence[Record], place_xy: Array) -> PrecisionRecall | None:
@@ -27,9 +26,11 @@ def acceptance_curve(records: Sequence[Record], place_xy: Array) -> PrecisionRec
     if not known:
         return None
     confidence = np.array([record.confidence for record in known])
-    right = np.array([record.estimate_error_m <= CORRECT_M for record in known])
+    distance = np.array([record.estimate_error_m for record in known])
+    # A sequence is of some confidence in images, too, that show no place at all.
+    able = np.isfinite(confidence) & np.isfinite(distance)
     truth = np.stack([record.truth[:2, 3] for record in known])
-    return precision_recall(np.where(np.isfinite(confidence), confidence, -np.inf), right,
+    return precision_recall(np.where(able, confidence, -np.inf), distance <= CORRECT_M,
                             count_positives(truth, place_xy, CORRECT_M) > 0)
 
 
@@ -47,10 +48,16 @@ def chosen_point(records: Sequence[Record], place_xy: Array) -> dict[str, float]
 
 
 def acceptance(records: Sequence[Record], place_xy: Array) -> dict[str, Any] | None:
-    """Return the figures for summary.json; None without truth or without any estimate."""
+    """
+    Return the figures for summary.json; None without truth or without any estimate.
+
+    records: in the order of their stamps, for the runs of false fixes.
+    """
     curve = acceptance_curve(records, place_xy)
     if curve is None:
         return None
+    known = [record for record in records if record.has_truth]
+    stamps = np.array([record.stamp_ns for record in known], np.int64)
     rows = np.unique(np.linspace(0, len(curve.threshold) - 1, POINTS).round().astype(int))
     found: dict[str, Any] = json_safe({
         'correct_radius_m': CORRECT_M,
@@ -59,6 +66,11 @@ def acceptance(records: Sequence[Record], place_xy: Array) -> dict[str, Any] | N
         'recall_at_full_precision': curve.recall_at_full_precision,
         'full_precision_threshold': curve.full_precision_threshold,
         'average_precision': curve.average_precision,
+        'over_thresholds': over_thresholds(
+            np.array([record.confidence for record in known]),
+            np.array([record.estimate_error_m for record in known])),
+        'false_runs': false_runs([(np.array([record.error_m for record in known]),
+                                   travelled(known), (stamps - stamps[0]) * 1e-9)]),
         'curve': {'confidence': curve.threshold[rows], 'precision': curve.precision[rows],
                   'recall': curve.recall[rows]},
     })

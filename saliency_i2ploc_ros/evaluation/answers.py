@@ -15,8 +15,8 @@ from ..localization.fix import Answer
 from ..storage import atomic_file
 from .summary import json_safe, NO_TRUTH, Record
 
-# Of an answer's JSON what differs from run to run on the same images.
-OF_THE_RUN = ('received', 'dropped', 'milliseconds')
+# Of an answer's JSON what differs from run to run on the same images, or is of the whole run.
+OF_THE_RUN = ('received', 'dropped', 'milliseconds', 'calibration')
 
 
 def record_of_json(answer: dict[str, Any]) -> Record:

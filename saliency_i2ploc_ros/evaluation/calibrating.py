@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 import math
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -31,7 +30,9 @@ from ..localization.calibration import (
 )
 from ..localization.hypotheses import estimate, LocalizerConfig, SAME_HEADING_RAD
 from ..localization.localizer import camera_yaw
+from ..localization.verification import Verification
 from ..mapping.database import PlaceDatabase
+from ..mapping.nearest import Nearest
 from ..progress import track
 from .described import ByModel, describe_database, Described
 from .fitting import fit_logistic, fit_nothing, fit_power
@@ -139,33 +140,39 @@ def described_site(
 
 def answers_of(
     site: Site, taken: Site, queries: Described, yaw_of_camera: float, spacing_m: float,
-    config: LocalizerConfig,
+    config: LocalizerConfig, verification: Verification | None = None,
 ) -> Answers:
-    """Return what images of a drive at the site `taken` answer in the map of `site`."""
+    """
+    Return what images of a drive at the site `taken` answer in the map of `site`.
+
+    verification: of what they found, as `config` wants it (see `verification_of`).
+    """
     assert site.places is not None
     inside = site is taken
     # The vehicle is turned back by the heading of its camera, as in `Localizer.localize`.
     T_map_base = np.asarray(site.places.T_map_base @ planar(0.0, 0.0, -yaw_of_camera), np.float64)
     there = (_there(T_map_base, queries.T_map_base, NEAR * spacing_m) if inside
              else [np.zeros(0, np.int64)] * len(queries))
-    index = faiss.IndexFlatIP(site.places.descriptors.shape[1])
-    index.add(np.ascontiguousarray(site.places.descriptors))
-    scores, found = index.search(np.ascontiguousarray(queries.descriptors),
-                                 min(config.top_k, len(site.places)))
+    all_scores, all_found = Nearest(site.places.descriptors).search(
+        np.ascontiguousarray(queries.descriptors), min(config.top_k, len(site.places)))
     blocks = trajectory_blocks(path_length(queries.T_map_base[:, :2, 3]))
     rows: list[tuple[Any, ...]] = []
     for row in track(range(len(queries)), f'{queries.session} in {site.name}'):
-        T, truth = T_map_base[found[row]], queries.T_map_base[row]
-        answer = estimate(scores[row], T, spacing_m, config)
+        scores, found = all_scores[row], all_found[row]
+        if verification is not None:
+            assert queries.details is not None and site.places.details is not None
+            scores, found = verification(queries.details[row], site.places.details, scores, found)
+        T, truth = T_map_base[found], queries.T_map_base[row]
+        answer = estimate(scores, T, spacing_m, config)
         yaw = float(yaw_of(answer.T_map_place))
         x, y = answer.T_map_place[:2, 3] - truth[:2, 3]
         c, s = math.cos(yaw), math.sin(yaw)
         error = (np.array([c * x + s * y, c * y - s * x, float(wrap(yaw - yaw_of(truth)))])
                  if inside else np.full(3, np.nan))
         rows.append((
-            evidence_of(scores[row], answer.weights, answer.cluster, answer.alike),
+            evidence_of(scores, answer.weights, answer.cluster, answer.alike),
             spread_of(answer.weights, T, answer.alike, answer.T_map_place), error, yaw,
-            truth[:2, 3], scores[row].astype(np.float64), np.isin(found[row], there[row]),
+            truth[:2, 3], scores.astype(np.float64), np.isin(found, there[row]),
             len(there[row]) / len(T_map_base), blocks[row]))
     return Answers(site.name, site.frame, taken.frame, inside, queries.session,
                    *(np.stack(each) for each in zip(*rows, strict=True)))
@@ -184,11 +191,16 @@ def _there(places: Array, queries: Array, radius_m: float) -> list[NDArray[np.in
 
 def all_answers(
     sites: Sequence[Site], spacing_m: float, config: LocalizerConfig,
+    verification: Verification | None = None,
 ) -> list[Answers]:
-    """Return each drive's answers in its own map, and some of them in maps of other frames."""
+    """
+    Return each drive's answers in its own map, and some of them in maps of other frames.
+
+    verification: see `answers_of`.
+    """
     return [
         answers_of(site, other, queries if other is site else _thinned(queries), yaw, spacing_m,
-                   config)
+                   config, verification)
         for site in sites if site.places is not None
         for other in sites if other is site or other.frame != site.frame
         for queries, yaw in other.queries]
@@ -197,7 +209,8 @@ def all_answers(
 def _thinned(queries: Described) -> Described:
     rows = slice(None, None, OUTSIDERS_EVERY)
     return replace(queries, descriptors=queries.descriptors[rows],
-                   T_map_base=queries.T_map_base[rows], numbers=queries.numbers[rows])
+                   T_map_base=queries.T_map_base[rows], numbers=queries.numbers[rows],
+                   details=None if queries.details is None else queries.details[rows])
 
 
 def fit(

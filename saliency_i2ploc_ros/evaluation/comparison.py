@@ -22,7 +22,8 @@ Answers = dict[int, dict[str, Any]]
 CAUSES = ('model_hash', 'database_identity', 'calibration', 'commit', 'torch', 'numpy')
 PARAMETERS = (*LocalizerConfig.model_fields, 'runtime', 'device', 'precision', 'acceleration',
               'threads', 'cameras', 'camera_slop_s', 'camera_wait_s', 'camera_frame',
-              'camera_extrinsics', 'image_is_rectified')
+              'camera_extrinsics', 'image_is_rectified', 'sequence', 'sequence_min_probability',
+              'prior_share', 'odometry', 'odom_frame')
 
 
 def read_answers(folder: Path) -> Answers:

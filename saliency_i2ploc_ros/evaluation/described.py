@@ -8,10 +8,9 @@ two configurations are never mixed. Under torchrun each process describes its sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-import time
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 
 from ..data.drive import Drive
 from ..data.submaps import SubmapStore
-from ..distributed import barrier, share, World
+from ..distributed import World
 from ..encoders.cloud_input import cloud_input
 from ..encoders.config import View
 from ..encoders.dual import DualEncoder
@@ -31,25 +30,11 @@ from ..export.runtime import ImageRuntime, torch_runtime
 from ..geometry.cameras import Camera
 from ..mapping.database import PlaceDatabase
 from ..mapping.views import smoothed, views_of
-from ..progress import track
-from ..storage import (
-    atomic_directory,
-    atomic_file,
-    cache_directory,
-    content_hash,
-    read_json,
-    write_json,
-)
+from ..storage import content_hash, read_json
 from .baseline import NAME, outline_of_image, outline_of_points, Outlook
+from .stored import Arrays, FORMAT, stored_rows
 
 Array = NDArray[np.float64]
-
-FORMAT = 2  # of the cached arrays; raised when what is computed changes
-_BATCH = 16
-_COPIED_ROWS = 65_536
-
-
-Arrays = tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +46,7 @@ class Described:
     of unit length, memory-mapped. T_map_base: (n, 4, 4). numbers: (n,) of the image in its
     stream, of the submap in its store, of the place in its database. skipped: how many could not
     be described. milliseconds: the median for one of them, None where it was not measured.
+    details: (n, N, c) float16, memory-mapped, what a verifier compares; None without.
     """
 
     what: str
@@ -70,17 +56,25 @@ class Described:
     numbers: NDArray[np.int64]
     skipped: int = 0
     milliseconds: float | None = None
+    details: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.descriptors)
 
 
 class Describer(Protocol):
-    """What makes descriptors: the model, or a baseline. key: all that shapes a descriptor."""
+    """
+    What makes descriptors: the model, or a baseline.
+
+    key: all that shapes a descriptor, and whether there are details. dim: numbers of a descriptor.
+    details: (N, c) of what a verifier compares, None without. A row has the descriptor's numbers
+    and behind them all of the details.
+    """
 
     name: str
     key: Any
     dim: int
+    details: tuple[int, int] | None
 
     def image_input(
         self, image: NDArray[np.uint8], camera: Camera, T_base_camera: Array,
@@ -95,10 +89,10 @@ class Describer(Protocol):
         """
 
     def images(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the descriptors (b, dim) of stacked inputs of images."""
+        """Return the rows (b, dim + N c) of stacked inputs of images."""
 
     def clouds(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the descriptors (b, dim) of stacked inputs of submaps."""
+        """Return the rows (b, dim + N c) of stacked inputs of submaps."""
 
 
 class ByModel:
@@ -115,7 +109,10 @@ class ByModel:
         self.dim = model.config.descriptor_dim
         self.runtime = torch_runtime(model) if isinstance(model, DualEncoder) else model
         self.hashes = [self.runtime.encoder_hash, preprocessing_hash(model.config)]
-        self.key = [*self.hashes, self.runtime.runtime]
+        self.details = model.config.details_shape
+        self.key: list[Any] = [*self.hashes, self.runtime.runtime]
+        if self.details is not None:
+            self.key.append({'details': self.details})
         self._model = model if isinstance(model, DualEncoder) else None
 
     def image_input(
@@ -129,18 +126,28 @@ class ByModel:
         return cloud_input(points, self.config)
 
     def images(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return descriptors of images."""
-        return self.runtime.descriptors(inputs[0])
+        """Return descriptors of images, and details behind them."""
+        found = self.runtime.run(inputs[0])
+        return _rows(found.descriptor, found.details)
 
     def clouds(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return descriptors of submaps."""
+        """Return descriptors of submaps, and details behind them."""
         if self._model is None:
             raise InputError('an export describes images only: give the model itself, or a map')
         device = next(self._model.parameters()).device
         with torch.inference_mode():
             encoded = self._model.encode_cloud(
                 *(torch.from_numpy(array).to(device) for array in inputs))
-        return np.asarray(encoded.descriptor.float().cpu().numpy(), np.float32)
+        details = None if encoded.details is None else encoded.details.float().cpu().numpy()
+        return _rows(encoded.descriptor.float().cpu().numpy(), details)
+
+
+def _rows(
+    descriptors: NDArray[np.float32], details: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    if details is None:
+        return descriptors
+    return np.concatenate([descriptors, details.reshape(len(details), -1)], 1)
 
 
 class BySkyline:
@@ -151,6 +158,7 @@ class BySkyline:
     def __init__(self, outlook: Outlook) -> None:
         self.outlook = outlook
         self.dim = outlook.bins
+        self.details: tuple[int, int] | None = None
         self.key = [NAME, [a.tolist() for a in (outlook.eye, outlook.azimuth, outlook.top)]]
 
     def image_input(
@@ -186,8 +194,8 @@ def describe_images(
         image = drive.image(camera, int(frames[row]))
         return describer.image_input(image, stream.camera, stream.T_base_sensor)
 
-    folder = _stored(key, len(frames), describer.dim, inputs, describer.images, world,
-                     f'{describer.name}: {drive.name}, {camera}')
+    folder = stored_rows(key, len(frames), describer.dim, describer.details, inputs,
+                         describer.images, world, f'{describer.name}: {drive.name}, {camera}')
     kept = np.load(folder / 'kept.npy', allow_pickle=False)
     chosen = np.asarray(frames, np.int64)[kept]
     return _described(folder, 'image', drive.name, stream.T_map_base[chosen], chosen, len(frames))
@@ -212,8 +220,8 @@ def describe_submaps(
         return describer.cloud_input(points, store.ground_z_m)
 
     count = len(seen.submap)
-    folder = _stored(key, count, describer.dim, inputs, describer.clouds, world,
-                     f'{describer.name}: submaps of {store.name}')
+    folder = stored_rows(key, count, describer.dim, describer.details, inputs, describer.clouds,
+                         world, f'{describer.name}: submaps of {store.name}')
     kept = np.load(folder / 'kept.npy', allow_pickle=False)
     poses = seen.T_map_view(store)[kept]
     found = _described(folder, 'cloud', store.name, poses, seen.submap[kept], count)
@@ -235,11 +243,13 @@ def describe_database(
             raise InputError(f'the map {database.path} was built with another model: build it '
                              'again with `i2ploc build-map` and this one')
         return Described('cloud', name, database.descriptors, database.T_map_base,
-                         np.arange(len(database)), database.schema.skipped)
-    folder = _stored(
+                         np.arange(len(database)), database.schema.skipped,
+                         details=database.details)
+    folder = stored_rows(
         content_hash(['map', FORMAT, describer.key, database.identity]), len(database),
-        describer.dim, lambda i: describer.cloud_input(database.cloud(i), 0.0), describer.clouds,
-        world, f'{describer.name}: places of {name}')
+        describer.dim, describer.details,
+        lambda i: describer.cloud_input(database.cloud(i), 0.0), describer.clouds, world,
+        f'{describer.name}: places of {name}')
     kept = np.load(folder / 'kept.npy', allow_pickle=False)
     return _described(folder, 'cloud', name, database.T_map_base[kept], kept, len(database))
 
@@ -249,97 +259,7 @@ def _described(
 ) -> Described:
     made = read_json(folder / 'made.json')
     descriptors = np.load(folder / 'descriptors.npy', mmap_mode='r', allow_pickle=False)
+    details = (np.load(folder / 'details.npy', mmap_mode='r', allow_pickle=False)
+               if (folder / 'details.npy').is_file() else None)
     return Described(what, session, descriptors, poses, numbers, count - len(numbers),
-                     made['milliseconds'])
-
-
-def _stored(
-    key: str, count: int, dim: int, inputs: Callable[[int], Arrays],
-    encode: Callable[..., NDArray[np.float32]], world: World, what: str,
-) -> Path:
-    """
-    Return the folder of the cache with the descriptors of `count` things; make it if it is not.
-
-    inputs: of one of them; an InputError skips it. descriptors.npy (m, dim) and kept.npy (m,) are
-    of those that could be described. Every process calls this alike.
-    """
-    folder = cache_directory() / 'descriptors' / key
-    part = folder.with_name(f'{key}.part-{world.rank}-of-{world.size}.npy')
-    if not (folder / 'made.json').is_file() and not part.is_file():
-        rows = share(count, world)
-        with atomic_file(part) as temporary:
-            # One column more: the milliseconds that it took.
-            found = np.lib.format.open_memmap(temporary, 'w+', np.float32, (len(rows), dim + 1))
-            found[:] = np.nan
-            for chosen, descriptors, milliseconds in _encoded(rows, inputs, encode, what):
-                found[chosen - rows.start, :dim] = descriptors
-                found[chosen - rows.start, dim] = milliseconds
-            found.flush()
-    # Whatever a process found done, all meet here: another job may make the same at the same time.
-    barrier(world)
-    if world.writes and not (folder / 'made.json').is_file():
-        _merge(folder, key, world)
-    barrier(world)
-    return folder
-
-
-def _encoded(
-    rows: range, inputs: Callable[[int], Arrays], encode: Callable[..., NDArray[np.float32]],
-    what: str,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], float]]:
-    """Yield which were described, how, and the milliseconds for each, batch by batch."""
-    waiting: list[Arrays] = []
-    chosen: list[int] = []
-    started = time.perf_counter()
-    for row in track(rows, what):
-        try:
-            waiting.append(inputs(row))
-            chosen.append(row)
-        except InputError:
-            pass
-        if waiting and (len(waiting) == _BATCH or row == rows[-1]):
-            descriptors = encode(*(np.stack(arrays) for arrays in zip(*waiting, strict=True)))
-            spent = 1e3 * (time.perf_counter() - started) / len(chosen)
-            yield np.array(chosen, np.int64), descriptors, spent
-            waiting, chosen, started = [], [], time.perf_counter()
-
-
-def _merge(folder: Path, key: str, world: World) -> None:
-    """
-    Make one of the parts that all processes have written, and remove them.
-
-    Of two runs at the same descriptors one is done first, and takes the parts away from the other.
-    """
-    try:
-        _merge_parts(folder, key, world)
-    except FileNotFoundError:
-        if not (folder / 'made.json').is_file():
-            raise
-
-
-def _merge_parts(folder: Path, key: str, world: World) -> None:
-    paths = [folder.with_name(f'{key}.part-{rank}-of-{world.size}.npy')
-             for rank in range(world.size)]
-    parts = [np.load(path, mmap_mode='r', allow_pickle=False) for path in paths]
-    times = np.concatenate([part[:, -1] for part in parts])
-    kept = np.flatnonzero(np.isfinite(times))
-    if len(kept) == 0:
-        raise InputError('nothing could be described: the images cannot be read, or the submaps '
-                         'have too few points in view')
-    with atomic_directory(folder, overwrite=True) as temporary:
-        merged = np.lib.format.open_memmap(
-            temporary / 'descriptors.npy', 'w+', np.float32, (len(kept), parts[0].shape[1] - 1))
-        row = 0
-        for part in parts:
-            for start in range(0, len(part), _COPIED_ROWS):
-                block = np.asarray(part[start:start + _COPIED_ROWS])
-                block = block[np.isfinite(block[:, -1]), :-1]
-                merged[row:row + len(block)] = block
-                row += len(block)
-        merged.flush()
-        np.save(temporary / 'kept.npy', kept)
-        write_json(temporary / 'made.json', {
-            'format': FORMAT, 'key': key, 'count': len(times),
-            'milliseconds': float(np.median(times[kept]))})
-    for path in paths:
-        path.unlink(missing_ok=True)
+                     made['milliseconds'], details)

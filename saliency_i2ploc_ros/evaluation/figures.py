@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .judging import CURVE_KS, Judgement, recall_at_k
 from .precision import precision_recall
 from .ranking import NONE, POSITIVE_M
+from .retrieval import DESCRIPTOR
 
 Array = NDArray[np.float64]
 
@@ -55,7 +56,8 @@ def draw_precision_recall(figure: Figure, judgements: Sequence[Judgement]) -> No
         if curve is None:
             continue
         colour, model = f'C{pairings.index(judgement.pairing)}', judgement.method == MODEL
-        axes.plot(curve.recall * 100.0, curve.precision * 100.0, '-' if model else ':',
+        line = '-' if model else '--' if judgement.method == DESCRIPTOR else ':'
+        axes.plot(curve.recall * 100.0, curve.precision * 100.0, line,
                   color=colour, label=f'{judgement.pairing.replace("-", " to ")}, '
                   f'{named(judgement.method)}: F1 {curve.f1_max:.2f}')
         best = int(np.argmin(np.abs(curve.threshold - curve.f1_threshold)))
@@ -154,7 +156,8 @@ def draw_examples(
 
 def named(method: str) -> str:
     """Return a method as a reader sees it."""
-    return 'model' if method == MODEL else f'{method} (learns nothing)'
+    known = {MODEL: 'model', DESCRIPTOR: 'descriptor alone'}
+    return known.get(method, f'{method} (learns nothing)')
 
 
 def _show(axes: Any, kind: str, what: NDArray[Any], title: str) -> None:

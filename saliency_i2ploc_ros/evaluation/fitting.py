@@ -91,7 +91,7 @@ def fit_nothing(scores: Array, near: Flags, chance: Array, temperature: float) -
     """
     Return the share of images that say nothing of where they are, by maximum likelihood.
 
-    scores: (n, k) cosines of the retrieved places. near: (n, k) which of them are where the image
+    scores: (n, k) of the retrieved places. near: (n, k) which of them are where the image
     was taken. chance: (n,) the share of all places that is there. An image is either one whose
     place is drawn by the weights of its scores, or one that might be of any place. Images taken
     where the map has no place (chance 0) say nothing of this and are left out.

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry.poses import path_length
+from ..localization.hypotheses import LocalizerConfig
+from ..localization.verification import Verification
 from .precision import precision_recall
 from .protocols import allowed_by, Protocol, Side
-from .ranking import NONE, POSITIVE_M, RADII_M, rank_places, Ranks
+from .ranking import NONE, POSITIVE_M, RADII_M, rank_places, Ranks, Reorder
 from .recall import block_bootstrap, chance_level, one_percent, trajectory_blocks
 from .summary import json_safe, statistics
 
@@ -22,6 +24,8 @@ Array = NDArray[np.float64]
 
 KS = (1, 5, 10, 20)
 CURVE_KS = tuple(range(1, 26))
+# Places that are verified, as many as the localizer's.
+VERIFIED = LocalizerConfig().top_k
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,35 @@ class Judgement:
 def judge(
     pairing: str, queries: Side, database: Side, protocol: Protocol,
     max_turn: float | None = None, method: str = 'model', radii_m: Sequence[float] = RADII_M,
+    verification: Verification | None = None,
 ) -> Judgement:
     """
     Return the ranks of one pairing under a protocol; `max_turn` (radians) as in `rank_places`.
 
-    radii_m must hold POSITIVE_M.
+    radii_m must hold POSITIVE_M. verification: puts the first `VERIFIED` places in a new order, as
+    the localizer does; both sides must have details.
     """
     allowed = allowed_by(protocol, queries, database)
     poses, places = queries.described.T_map_base, database.described.T_map_base
     started = time.perf_counter()
     ranks = rank_places(queries.described.descriptors, database.described.descriptors, poses,
-                        places, allowed, radii_m, max_turn)
+                        places, allowed, radii_m, max_turn, top_k=VERIFIED,
+                        reorder=_verified(queries, database, verification))
     spent = 1e3 * (time.perf_counter() - started) / max(len(queries), 1)
     xy = poses[:, :2, 3]
     blocks = trajectory_blocks(path_length(xy)) if len(xy) else np.zeros(0, np.int64)
     return Judgement(pairing, method, queries, database, ranks, xy, places[:, :2, 3], blocks,
                      spent)
+
+
+def _verified(
+    queries: Side, database: Side, verification: Verification | None,
+) -> Reorder | None:
+    if verification is None:
+        return None
+    asked, there, verify = queries.described.details, database.described.details, verification
+    assert asked is not None and there is not None
+    return lambda i, scores, places: verify(asked[i], there, scores, places)
 
 
 def figures(judgement: Judgement, seed: int = 0) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def planar_errors(T_estimate: Array, T_truth: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Consistency:
     """
     How errors compare with their covariances.
 
@@ -40,8 +40,8 @@ class Calibration:
     anees_xy_yaw: float
 
 
-def calibration(errors: Array, covariances: Array) -> Calibration:
-    """Return the calibration of errors (n, 3) of `planar_errors` under covariances (n, 6, 6)."""
+def consistency(errors: Array, covariances: Array) -> Consistency:
+    """Return the consistency of errors (n, 3) of `planar_errors` under covariances (n, 6, 6)."""
     P = np.stack([covariance[PLANAR] for covariance in covariances])
     sigma = np.sqrt(np.diagonal(P, axis1=1, axis2=2))
     ratio = np.abs(errors) / sigma
@@ -50,7 +50,7 @@ def calibration(errors: Array, covariances: Array) -> Calibration:
                float((ratio[:, i] <= 3).mean()))
         for i, name in enumerate(('x', 'y', 'yaw'))
     }
-    return Calibration(coverage, anees(errors[:, :2], P[:, :2, :2]), anees(errors, P))
+    return Consistency(coverage, anees(errors[:, :2], P[:, :2, :2]), anees(errors, P))
 
 
 def reliability(errors: Array, covariances: Array) -> dict[str, Array]:

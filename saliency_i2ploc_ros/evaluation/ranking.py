@@ -8,7 +8,7 @@ are; the descriptors may be memory-mapped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ RADII_M = (5.0, 10.0, 20.0, 25.0)
 # The distances of training's pairs: positive below the first, ignored up to the second.
 POSITIVE_M, IGNORED_M = 20.0, 40.0
 NONE = -1
+# Of a query's number, and scores (k,) and places (k,) of those first found: both, in a new order.
+Reorder = Callable[[int, NDArray[np.float32], NDArray[np.int64]],
+                   tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Ranks:
 def rank_places(
     queries: NDArray[np.float32], database: NDArray[np.float32], query_poses: Array,
     place_poses: Array, allowed: Allowed, radii_m: Sequence[float] = RADII_M,
-    max_turn: float | None = None, memory: int = MEMORY,
+    max_turn: float | None = None, memory: int = MEMORY, top_k: int = 0,
+    reorder: Reorder | None = None,
 ) -> Ranks:
     """
     Return how far down the order of similarity each query's right places stand.
@@ -90,6 +94,7 @@ def rank_places(
     ones the place of the lower number comes first. query_poses: (q, 4, 4), place_poses: (n, 4, 4):
     a place is right within a radius in the plane, inclusive. max_turn: only if its heading is
     also no further than this many radians from the query's; None: whatever its heading.
+    reorder: puts the first `top_k` in another order, with other scores; those behind them stay.
     """
     radii = tuple(radii_m)
     q, n = len(queries), len(database)
@@ -109,8 +114,31 @@ def rank_places(
             row[allowed.stop[i]:] = -np.inf
             if allowed.itself[i] != NONE:
                 row[allowed.itself[i]] = -np.inf
+            score = None if reorder is None else _reordered(row, i, top_k, reorder)
             _rank(result, i, row, _near(tree, query_poses[i], place_poses, max(radii), max_turn))
+            if score is not None:
+                result.score[i] = score
     return result
+
+
+def _reordered(
+    row: NDArray[np.float32], i: int, top_k: int, reorder: Reorder,
+) -> np.float32 | None:
+    """
+    Let `row` (n,) say the new order of query i; return the best place's score, None without one.
+
+    The first of them get whole numbers above all cosines, that only their order says something.
+    """
+    allowed = int(np.count_nonzero(row > -np.inf))
+    if allowed == 0:
+        return None
+    k = min(top_k, allowed)
+    least = np.partition(row, len(row) - k)[len(row) - k]
+    found = np.flatnonzero(row >= least)
+    found = found[np.argsort(-row[found], kind='stable')][:k]
+    scores, places = reorder(i, row[found], found)
+    row[places] = np.arange(k + 1, 1, -1)
+    return np.float32(scores[0])
 
 
 @dataclass(frozen=True)

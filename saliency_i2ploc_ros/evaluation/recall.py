@@ -165,20 +165,28 @@ def paired_bootstrap(
 def block_bootstrap_of(
     statistics: Callable[[NDArray[np.int64]], Array], blocks: NDArray[np.int64],
     level: float = 0.95, samples: int = 300, seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[Array, Array]:
     """
     Return the confidence intervals (s,), (s,) of statistics that are no means.
 
     statistics: of the rows of some queries, (s,), NaN where one cannot be said. blocks: (q,) of
     the trajectory, which are drawn whole, as in `block_bootstrap`; with fewer than two all is NaN.
+    groups: (q,) what blocks belong to (a city). Of two or more, groups are drawn first, and as
+    many blocks as each has within it (Davison, Hinkley, "Bootstrap methods", 1997, 3.8): the
+    interval is then of groups like these, and not of these alone.
     """
     names, block = np.unique(blocks, return_inverse=True)
     if len(names) < 2:
         nothing = np.full(len(statistics(np.arange(len(blocks)))), np.nan)
         return nothing, nothing
     rows = np.split(np.argsort(block, kind='stable'), np.cumsum(np.bincount(block))[:-1])
-    drawn = np.stack([statistics(np.concatenate([rows[i] for i in draw]))
-                      for draws in _draws(len(names), samples, seed) for draw in draws])
+    group = np.zeros(len(blocks), np.int64) if groups is None else groups
+    of_block = group[[row[0] for row in rows]]
+    members = [np.flatnonzero(of_block == number) for number in np.unique(of_block)]
+    draws = (draw for each in _draws(len(names), samples, seed) for draw in each) if (
+        len(members) < 2) else _nested_draws(members, samples, seed)
+    drawn = np.stack([statistics(np.concatenate([rows[i] for i in draw])) for draw in draws])
     with warnings.catch_warnings():  # of a statistic that is NaN in every draw
         warnings.simplefilter('ignore', RuntimeWarning)
         low, high = np.nanquantile(drawn, [0.5 - level / 2.0, 0.5 + level / 2.0], axis=0)
@@ -200,3 +208,13 @@ def _draws(blocks: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
     step = max(1, 2_000_000 // blocks)
     for start in range(0, samples, step):
         yield rng.integers(0, blocks, (min(step, samples - start), blocks))
+
+
+def _nested_draws(
+    members: list[NDArray[np.int64]], samples: int, seed: int,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks drawn with replacement of groups that are; members: the blocks of each."""
+    rng = np.random.default_rng(seed)
+    for _ in range(samples):
+        yield np.concatenate([rng.choice(members[group], len(members[group]))
+                              for group in rng.integers(0, len(members), len(members))])

@@ -16,10 +16,11 @@ import torch
 
 from .. import __version__
 from ..data.trajectories import write_tum
+from ..localization.calibration import identity_of
 from ..localization.hypotheses import SAME_HEADING_RAD
 from ..localization.localizer import Localizer
 from ..mapping.database import PlaceDatabase
-from ..storage import commit, content_hash, write_json
+from ..storage import commit, write_json
 from .acceptance import acceptance
 from .answers import write_answers
 from .pictures import draw_errors, draw_overview
@@ -86,15 +87,13 @@ def _draw_trust(
 
 def provenance(localizer: Localizer, **given: Any) -> dict[str, Any]:
     """Return what made a run: versions, the command, model, map, settings, and what is given."""
-    calibration = localizer.calibration
     return {
         **versions(),
         'model_hash': localizer.model.encoder_hash, 'runtime': localizer.model.runtime,
         'device': localizer.model.device, 'precision': localizer.model.precision,
         'acceleration': localizer.model.acceleration,
         'database_identity': localizer.database.identity,
-        'calibration': ('none' if calibration is None
-                        else content_hash(calibration.model_dump(mode='json'))),
+        'calibration': identity_of(localizer.calibration),
         'localizer': localizer.config.model_dump(),
         **given,
     }
@@ -158,6 +157,16 @@ def summary_table(summary: dict[str, Any], title: str = '') -> Table:
     if chosen is not None:
         table.add_row('accepted: precision / recall',
                       f'{_percent(chosen["precision"])} / {_percent(chosen["recall"])}')
+        most = summary['acceptance']['over_thresholds']['availability_at']
+        table.add_row('images with a fix at '
+                      + ' / '.join(f'{100 * float(rate):g} %' for rate in most)
+                      + ' wrong,\nby the best threshold, chosen on these images',
+                      ' / '.join(_percent(share) for share in most.values()))
+        runs = summary['acceptance']['false_runs']
+        if runs['count']:
+            table.add_row('runs of wrong fixes, longest',
+                          f'{runs["count"]}, {runs["longest_fixes"]} fixes, '
+                          f'{runs["longest_m"]:.0f} m, {runs["longest_s"]:.1f} s')
     if summary['latency_ms']:
         table.add_section()
     for stage, ms in summary['latency_ms'].items():

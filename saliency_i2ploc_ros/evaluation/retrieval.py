@@ -12,10 +12,12 @@ from ..encoders.config import ModelConfig
 from ..encoders.dual import DualEncoder
 from ..errors import InputError
 from ..export.runtime import ImageRuntime
+from ..localization.hypotheses import LocalizerConfig
+from ..localization.verification import Verification, verification_of
 from ..mapping.database import PlaceDatabase
 from .baseline import all_around, outlook_of
 from .described import ByModel, BySkyline, Describer
-from .judging import judge, Judgement
+from .judging import judge, Judgement, VERIFIED
 from .protocols import (
     Entries,
     entries_of,
@@ -28,6 +30,8 @@ from .protocols import (
 )
 from .ranking import IGNORED_M, POSITIVE_M, RADII_M
 
+DESCRIPTOR = 'descriptor'  # the method's name of a model that could verify and does not
+VERIFIED_PAIRING = 'image-cloud'  # the only one that a localizer asks
 EYE_M = 1.6  # above base_link: where the baseline looks from if there is no camera
 
 
@@ -64,12 +68,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Stage one done: the entries of both sides, and by method and pairing what is judged."""
+    """
+    Stage one done: the entries of both sides, and by method and pairing what is judged.
+
+    verification: of the model, None if it has none.
+    """
 
     question: Question
     queries: Entries
     database: Entries | PlaceDatabase
     sides: dict[tuple[str, str], tuple[Side, Side]]
+    verification: Verification | None = None
 
 
 def describe(
@@ -85,7 +94,8 @@ def describe(
     """
     config = model.config
     queries, places = _entries(question, config, drive, database)
-    describers: list[Describer] = [ByModel(model)]
+    by_model = ByModel(model)
+    describers: list[Describer] = [by_model]
     if question.baseline:
         describers.append(baseline_of(queries))
     sides = {}
@@ -93,17 +103,31 @@ def describe(
         found = sides_of(question.pairings, queries, places, describer, config, world,
                          question.protocol)
         sides.update({(describer.name, pairing): both for pairing, both in found.items()})
-    return Prepared(question, queries, places, sides)
+    return Prepared(question, queries, places, sides,
+                    verification_of(by_model.runtime, LocalizerConfig().verify))
 
 
 def judge_all(prepared: Prepared) -> list[Judgement]:
-    """Return a judgement for each pairing, and for each method of it, the model's first."""
+    """
+    Return a judgement for each pairing, and for each method of it, the model's first.
+
+    Images that ask for clouds are verified as the localizer does, if the model can; what its
+    descriptors say alone is then a method of its own.
+    """
     question = prepared.question
     turn = None if question.max_turn_deg is None else math.radians(question.max_turn_deg)
-    return [judge(pairing, queries, database, question.protocol, turn, method)
-            for pairing in question.pairings
-            for (method, described), (queries, database) in prepared.sides.items()
-            if described == pairing]
+    result = []
+    for pairing in question.pairings:
+        for (method, described), sides in prepared.sides.items():
+            if described != pairing:
+                continue
+            verifies = (prepared.verification if pairing == VERIFIED_PAIRING
+                        and method == ByModel.name else None)
+            result.append(judge(pairing, *sides, question.protocol, turn, method,
+                                verification=verifies))
+            if verifies is not None:
+                result.append(judge(pairing, *sides, question.protocol, turn, DESCRIPTOR))
+    return result
 
 
 def baseline_of(queries: Entries) -> BySkyline:
@@ -162,5 +186,6 @@ def stated(prepared: Prepared, judgements: list[Judgement]) -> dict[str, Any]:
         'positive_m': POSITIVE_M, 'ignored_m': [POSITIVE_M, IGNORED_M],
         'older_s': OLDER_S if question.protocol == 'revisit' else None,
         'max_turn_deg': question.max_turn_deg,
+        'verified': None if prepared.verification is None else VERIFIED,
         'bootstrap': {'block_m': 50.0, 'level': 0.95, 'samples': 2000, 'seed': question.seed},
     }

@@ -35,7 +35,7 @@ from .page import Cell, Column, Interval, Page, Picture
 from .protocols import Entries, submaps_of_entries
 from .ranking import POSITIVE_M
 from .report import versions
-from .retrieval import Prepared, stated
+from .retrieval import DESCRIPTOR, Prepared, stated, VERIFIED_PAIRING
 from .splits import Split, SplitCheck
 
 SCHEMA = 1
@@ -226,6 +226,7 @@ def statements(evaluation: dict[str, Any], config: ModelConfig) -> list[str]:
                     for r in results) + '.',
         f'k: {", ".join(map(str, KS))} and 1 % of the places, max(round(N / 100), 1). Ranks are '
         'exact, over all places; of equal similarities the lower place number comes first.',
+        *_verified_line(p),
         f'Intervals: {p["bootstrap"]["samples"]} bootstrap draws of {p["bootstrap"]["block_m"]:g} '
         f'm blocks of the way, 95 %, seed {p["bootstrap"]["seed"]}. Chance: the expectation of a '
         'random order of the same places.',
@@ -237,6 +238,14 @@ def statements(evaluation: dict[str, Any], config: ModelConfig) -> list[str]:
         f'{made["preprocessing_hash"]}; version {made["version"]}, commit {made["commit"]}.',
         _split_line(evaluation)]
     return lines
+
+
+def _verified_line(protocol: dict[str, Any]) -> list[str]:
+    if protocol['verified'] is None or VERIFIED_PAIRING not in protocol['pairings']:
+        return []
+    return [f'Verified: of {VERIFIED_PAIRING.replace("-", " to ")}, the first '
+            f'{protocol["verified"]} places are compared with the query once more, as the '
+            f'localizer does, and those behind them stay; {DESCRIPTOR}: the same without.']
 
 
 def _split_line(evaluation: dict[str, Any]) -> str:

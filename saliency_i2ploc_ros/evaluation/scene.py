@@ -196,10 +196,10 @@ def _draw_looks(panels: list[Axes], scene: Scene) -> None:
         f'to blue {FAR_M:g} m')
     for axes, picture, title, missing in (
             (panels[0], scene.query, 'the query, as the network sees it',
-             'the image is not at hand'),
+             "the run's bag or data set is not at hand: no image"),
             (panels[1], scene.saliency, 'what the network looks at: red is '
              f'{STRONGEST:g} x the mean, blue 1 / {STRONGEST:g}',
-             'no saliency: none of this model, or the image is not at hand'),
+             'no saliency: none of this model, or no image'),
             (panels[2], scene.place, name, name)):
         axes.set_axis_off()
         axes.set_title(title, fontsize=10, pad=3)

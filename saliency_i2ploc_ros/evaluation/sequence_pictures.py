@@ -1,8 +1,10 @@
-"""A picture of a belief over the map as it converges."""
+"""Pictures of sequences: a belief over the map as it converges, and how soon all runs do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -11,14 +13,26 @@ from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
 
+from ..localization.fix import Answer
 from ..localization.sequence import Sequence
 from .pictures import ERROR_COLOURS, GHOST, save, TRUTH
-from .sequences import Asked, OdometryNoise, Run, run_through
+from .sequence_figures import Run, share_reached
+from .sequences import Asked, LIMIT_M, OdometryNoise, run_through, WITHIN_M
+from .trust_pictures import draw_false_fixes, dress_false_fixes, mark_false_fixes
 
 Array = NDArray[np.float64]
 
+GREY = '#555555'
 PANELS = 6
 FAINTEST = 1e-4  # share of the belief that is drawn at least
+GOAL = 0.99  # of the runs, within `WITHIN_M`
+# Kinds of runs, as they are called and drawn.
+KINDS = {'random_starts': ('random starts', TRUTH, '-'),
+         'starts_with_prior': ('the same with a prior', '#2a9d8f', '-'),
+         'starts_with_wrong_prior': ('with a wrong prior', '#e8743b', '-'),
+         'kidnappings': ('kidnapped', '#8a5fb0', '--')}
+DRIVES = {'single_images': ('single images', '#606060', '--'),
+          'whole_drive': ('sequence, whole drives', TRUTH, '-')}
 CHOSEN = 0.9  # of the runs, by the metres to the first right fix: one that shows something
 
 
@@ -41,9 +55,9 @@ def draw_convergence(
     shown = np.unique(np.linspace(0, last, PANELS).round().astype(int))
     beliefs = []
 
-    def keep() -> None:
+    def keep(answer: Answer) -> None:
         belief = sequence.belief
-        beliefs.append((belief.places.copy(), belief.weights.copy(), belief.outside))
+        beliefs.append((belief.places.copy(), belief.weights.copy(), belief.outside, answer))
 
     run = run_through(sequence, asked, rows[:last + 1], noise, np.random.default_rng([seed, 3]),
                       keep)
@@ -67,11 +81,47 @@ def draw_convergence(
     save(figure, path)
 
 
-def _panel(
-    axis: Axes, xy: Array, belief: tuple[NDArray[np.int64], Array, float], run: Run, i: int,
-    truth: Array, norm: LogNorm,
+def draw_reached(
+    path: Path, runs: Mapping[str, list[Run]], figures: Mapping[str, Any], title: str = '',
 ) -> None:
-    places, weights, outside = belief
+    """
+    Draw which share of the runs has a right fix over the metres, and what thresholds would do.
+
+    runs: by their kind, of `drive_through`; figures: theirs, of `sequence_figures`.
+    """
+    figure = Figure(figsize=(15, 6), dpi=110, layout='constrained')
+    left, right = figure.subplots(1, 2)
+    metres = np.asarray(np.linspace(0.0, LIMIT_M, 401), np.float64)
+    for kind, (name, colour, style) in KINDS.items():
+        if kind not in runs:
+            continue
+        share = share_reached(runs[kind], metres)
+        within = 100 * figures[kind]['share_within']
+        left.plot(metres, 100 * share, style, color=colour, linewidth=2,
+                  label=f'{name} ({len(runs[kind])}): {within:.1f} % within {WITHIN_M:g} m')
+    left.plot(WITHIN_M, 100 * GOAL, 'o', fillstyle='none', color=GREY, markersize=9,
+              label=f'the goal: {100 * GOAL:g} %')
+    left.set(xlabel='driven [m]', ylabel='runs with a fix within 20 m of the truth [%]',
+             xlim=(0, LIMIT_M / 2), ylim=(0, 101.5), title='How soon it knows where it is')
+    for kind, (name, colour, style) in DRIVES.items():
+        part = figures[kind]
+        if part['over_thresholds'] is not None:
+            draw_false_fixes(right, part['over_thresholds'], name, colour, style)
+        if part['accepted']:
+            mark_false_fixes(right, part['availability'], part['false_fix_rate'],
+                             f'{name}, as accepted', colour)
+    dress_false_fixes(right)
+    left.grid(alpha=0.3)
+    left.legend(fontsize=10, loc='lower right')
+    figure.suptitle(title or 'Sequences', fontsize=15, fontweight='bold')
+    save(figure, path)
+
+
+def _panel(
+    axis: Axes, xy: Array, belief: tuple[NDArray[np.int64], Array, float, Answer], run: Run,
+    i: int, truth: Array, norm: LogNorm,
+) -> None:
+    places, weights, outside, answer = belief
     axis.plot(*xy.T, '.', color=GHOST, markersize=2, zorder=1)
     order = np.argsort(weights)
     order = order[weights[order] >= FAINTEST]
@@ -81,7 +131,6 @@ def _panel(
                  edgecolors='#777777', linewidths=0.4, zorder=2)
     axis.plot(*truth, '+', color=TRUTH, markersize=16, markeredgewidth=2.2, zorder=4,
               label='where it is')
-    answer = run.answers[i]
     if answer.estimate is not None:
         good = run.accepted[i]
         axis.plot(*answer.estimate.T_map_base[:2, 3], 'o' if good else 'x', fillstyle='none',

@@ -2,13 +2,13 @@
 Drives through a `Sequence`: answers joined by a belief, with odometry made from the truth.
 
 The localizer is asked once for each image of a drive; every run is over these answers. Where and
-how runs begin, and what the odometry's errors are, is drawn from a seed.
+how runs begin, what the odometry's errors are and how far priors are off is drawn from a seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 import math
 from typing import Any
 
@@ -21,13 +21,22 @@ from ..errors import InputError
 from ..geometry.poses import inverse, path_length, planar
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer
-from ..localization.sequence import Sequence
+from ..localization.sequence import Prior, Sequence
 from ..progress import track
 from .offline import answers_to
-from .pose_errors import calibration, planar_errors
-from .summary import CORRECT_M, json_safe, share, statistics
+from .pose_errors import planar_errors
+from .recall import trajectory_blocks
+from .sequence_figures import drive_figures, fix_figures, Run, start_figures
+from .summary import CORRECT_M, json_safe, share
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+WITHIN_M = 50.0  # in which a right fix should come
+LIMIT_M = 200.0  # after which a run from a random start ends
+BEFORE_M = 100.0  # that is driven before a kidnapping
+APART_M = 100.0  # at least, of a place that is another one
+UNKNOWN_RAD2 = 100.0  # variance of a heading of which a prior says nothing
 
 
 class OdometryNoise(BaseModel):
@@ -85,60 +94,53 @@ class Asked:
         return path_length(self.truth[:, :2, 3])
 
 
+def truth_of(
+    drive: Drive, camera: str | None = None, every: int = 1, limit: int | None = None,
+) -> Asked:
+    """Return the images that `ask` would localize, not asked yet; InputError if too few."""
+    stream = drive.cameras[drive.camera_named(camera)]
+    rows = np.arange(len(stream))[::every][:limit]
+    rows = rows[np.isfinite(stream.T_map_base[rows]).all(axis=(1, 2))]
+    if len(rows) < 2:
+        raise InputError(f'{drive.source} has fewer than two images with a pose: a sequence '
+                         'needs the truth, of which its odometry is made')
+    return Asked(drive.name, (), stream.stamps_ns[rows], stream.T_map_base[rows])
+
+
+def check_drawn(
+    asked: Asked, seed: int = 0, starts: int = 200, kidnapped: int = 200,
+    prior_m: float | None = None,
+) -> None:
+    """Raise the InputError, before anything is asked, that `drive_through` would end with."""
+    for start in _starts(asked, np.random.default_rng([seed, 1]), starts):
+        if prior_m is not None:
+            _elsewhere(asked, asked.truth[start, :2, 3])
+    for at in _carried(asked, np.random.default_rng([seed, 2]), kidnapped):
+        _carried_to(asked, int(at))
+
+
 def ask(
     localizer: Localizer, drive: Drive, camera: str | None = None, every: int = 1,
     limit: int | None = None,
 ) -> Asked:
     """Return what the localizer answers to each image; see `evaluate_drive`."""
-    found = [(answer, stamp, T) for _, stamp, T, answer
-             in answers_to(localizer, drive, camera, every, limit) if np.isfinite(T).all()]
-    if len(found) < 2:
-        raise InputError(f'{drive.source} has fewer than two images with a pose: a sequence '
-                         'needs the truth, of which its odometry is made')
-    answers, stamps, truth = zip(*found, strict=True)
-    return Asked(drive.name, answers, np.array(stamps, np.int64), np.stack(truth))
-
-
-@dataclass(frozen=True)
-class Run:
-    """
-    A run through some images: their rows (m,) in order, and the sequence's answers.
-
-    metres, seconds: (m,) since it began. error: (m, 3) of the accepted fixes, x, y, yaw; NaN where
-    there is none.
-    """
-
-    rows: NDArray[np.int64]
-    answers: tuple[Answer, ...]
-    metres: Array
-    seconds: Array
-    error: Array
-
-    @property
-    def accepted(self) -> NDArray[np.bool_]:
-        """Return which images (m,) got a fix."""
-        return np.isfinite(self.error[:, 0])
-
-    @property
-    def distance(self) -> Array:
-        """Return how far each fix is off in the plane, (m,), NaN without."""
-        return np.asarray(np.hypot(self.error[:, 0], self.error[:, 1]))
-
-    def first_right(self, since: int = 0) -> int | None:
-        """Return the index of the first right fix from one on; None if none came."""
-        found = np.flatnonzero(self.distance[since:] <= CORRECT_M)
-        return int(found[0]) + since if len(found) else None
+    asked = truth_of(drive, camera, every, limit)
+    return replace(asked, answers=tuple(
+        answer for _, _, T, answer in answers_to(localizer, drive, camera, every, limit)
+        if np.isfinite(T).all()))
 
 
 def run_through(
-    sequence: Sequence, asked: Asked, rows: NDArray[np.int64], noise: OdometryNoise,
-    rng: np.random.Generator, after_each: Callable[[], None] | None = None,
+    sequence: Sequence, asked: Asked, rows: Indices, noise: OdometryNoise,
+    rng: np.random.Generator, after_each: Callable[[Answer], None] | None = None,
+    prior: Prior | None = None,
 ) -> Run:
     """
     Return what the sequence answers to some images, forgetting all that was before.
 
     rows: (m,) of the images. Where they jump, the vehicle was kidnapped: its odometry tells of
-    the way from the image before the new one. after_each: called after each image.
+    the way from the image before the new one. after_each: called with each answer. prior: told at
+    the first image that can be weighed with it.
     """
     sequence.reset()
     truth, before = asked.truth[rows], asked.truth[np.maximum(rows - 1, 0)]
@@ -150,140 +152,172 @@ def run_through(
     motions = [None, *odometry_of(driven, noise, rng)]
     answers = []
     for row, motion in zip(rows, motions, strict=True):
-        answers.append(sequence.joined(asked.answers[row], motion))
+        given = asked.answers[row]
+        told = prior if len(given.candidates) else None
+        answers.append(sequence.joined(given, motion, told))
+        prior = None if told is not None else prior
         if after_each is not None:
-            after_each()
-    error = np.full((len(rows), 3), np.nan)
-    got = [i for i, answer in enumerate(answers) if answer.fix is not None]
-    if got:
-        fixes = np.stack([answers[i].fix.T_map_base for i in got])  # type: ignore[union-attr]
-        error[got] = planar_errors(fixes, truth[got])
+            after_each(answers[-1])
     stamps = asked.stamps_ns
     seconds = np.concatenate([[0.0], np.cumsum(
         (stamps[rows[1:]] - stamps[np.maximum(rows[1:] - 1, 0)]) * 1e-9)])
-    return Run(rows, tuple(answers), path_length(driven[:, :2, 3]), seconds, error)
-
-
-def fix_figures(runs: list[Run]) -> dict[str, Any]:
-    """Return availability, false fixes, errors and honesty of covariances of some runs."""
-    distance = np.concatenate([run.distance for run in runs])
-    error = np.concatenate([run.error for run in runs])
-    accepted = np.isfinite(distance)
-    right = accepted & (distance <= CORRECT_M)
-    fixes = [answer.fix for run in runs for answer in run.answers]
-    found = calibration(error[right], np.stack(
-        [fix.covariance for fix, use in zip(fixes, right, strict=True) if use and fix])
-    ) if right.any() else None
-    return {
-        'images': len(distance), 'accepted': int(accepted.sum()),
-        'availability': share(accepted), 'false_fixes': int((accepted & ~right).sum()),
-        'false_fix_rate': share(~right[accepted]),
-        'position_m': statistics(distance[accepted]),
-        'yaw_deg': statistics(np.degrees(np.abs(error[accepted, 2]))),
-        'right_fixes': None if found is None else {
-            'anees_xy': found.anees_xy, 'anees_xy_yaw': found.anees_xy_yaw,
-            'within_1_2_3_sigma': found.coverage}}
-
-
-def whole_drive(
-    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, repeats: int = 5,
-) -> tuple[dict[str, Any], list[Run]]:
-    """Return the figures of the whole drive, driven several times with other odometries."""
-    rng = np.random.default_rng([seed, 0])
-    rows = np.arange(len(asked.answers))
-    runs = [run_through(sequence, asked, rows, noise, rng)
-            for _ in track(range(repeats), f'{asked.name}, whole')]
-    return {'repeats': repeats, 'metres': float(asked.way_m[-1]), **fix_figures(runs)}, runs
-
-
-def random_starts(
-    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, count: int,
-    within_m: float = 50.0, limit_m: float = 200.0,
-) -> tuple[dict[str, Any], list[Run]]:
-    """
-    Return how soon a vehicle that is switched on at random places gets a right fix.
-
-    Each run ends after `limit_m`; one that has no right fix by then, or by the end of the drive,
-    is a failure. It may begin wherever `within_m` are left.
-    """
-    rng = np.random.default_rng([seed, 1])
-    way = asked.way_m
-    runs = []
-    for start in track(_somewhere(way, 0.0, within_m, count, rng), f'{asked.name}, starts'):
-        rows = np.arange(start, _last(way, start, limit_m) + 1)
-        runs.append(run_through(sequence, asked, rows, noise, rng))
-    return {**_reached(runs, [0] * len(runs), within_m), 'limit_m': limit_m,
-            **fix_figures(runs)}, runs
-
-
-def kidnappings(
-    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, count: int,
-    within_m: float = 50.0, limit_m: float = 200.0, before_m: float = 100.0,
-) -> tuple[dict[str, Any], list[Run]]:
-    """
-    Return how soon a vehicle is found again that was carried elsewhere, and what it said before.
-
-    It drives `before_m` and goes on at another place of the drive, over 100 m away; its odometry
-    knows nothing of it. Figures are of what came after. A drive too short for it is an InputError.
-    """
-    rng = np.random.default_rng([seed, 2])
-    way, xy = asked.way_m, asked.truth[:, :2, 3]
-    if way[-1] < before_m + within_m:
-        raise InputError(f'{asked.name} has {way[-1]:.0f} m: kidnappings need '
-                         f'{before_m + within_m:g} m')
-    runs, sinces, after = [], [], []
-    for at in track(_somewhere(way, before_m, 0.0, count, rng), f'{asked.name}, kidnappings'):
-        begins = int(np.searchsorted(way, way[at] - before_m))
-        apart = np.linalg.norm(xy - xy[at], axis=1)
-        others = np.flatnonzero((apart > 100.0) & (way <= way[-1] - within_m))
-        others = others[others > 0]
-        if len(others) == 0:
-            raise InputError(f'{asked.name} has no two places 100 m apart: no kidnapping there')
-        to = int(rng.choice(others))
-        rows = np.concatenate([np.arange(begins, at + 1),
-                               np.arange(to, _last(way, to, limit_m) + 1)])
-        run = run_through(sequence, asked, rows, noise, rng)
-        runs.append(run)
-        sinces.append(int(at + 1 - begins))
-        after.append(_from(run, sinces[-1]))
-    meanwhile = [_until(run, run.first_right()) for run in after]
-    return {**_reached(runs, sinces, within_m), 'limit_m': limit_m, 'before_m': before_m,
-            'found_before': share(np.array([run.distance[since - 1] <= CORRECT_M
-                                            for run, since in zip(runs, sinces, strict=True)])),
-            'meanwhile': {key: value for key, value in fix_figures(meanwhile).items()
-                          if key in ('images', 'accepted', 'false_fixes')},
-            **fix_figures(after)}, runs
-
-
-def evaluate_sequence(
-    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int = 0, starts: int = 200,
-    kidnapped: int = 200,
-) -> tuple[dict[str, Any], list[Run]]:
-    """Return all figures of a drive, JSON-safe, and the runs from random starts."""
-    whole, _ = whole_drive(sequence, asked, noise, seed)
-    started, runs = random_starts(sequence, asked, noise, seed, starts)
-    found, _ = kidnappings(sequence, asked, noise, seed, kidnapped)
-    single = run_of_single(asked)
-    return dict(json_safe({
-        'schema': 1, 'drive': asked.name, 'correct_radius_m': CORRECT_M, 'seed': seed,
-        'odometry': noise.model_dump(), 'belief': sequence.belief.config.model_dump(),
-        'single_images': fix_figures([single]), 'whole_drive': whole, 'random_starts': started,
-        'kidnappings': found})), runs
+    return _run(asked, rows, answers, path_length(driven[:, :2, 3]), seconds)
 
 
 def run_of_single(asked: Asked) -> Run:
     """Return the answers as they are without a sequence, as a run."""
-    error = np.full((len(asked.answers), 3), np.nan)
-    for i, answer in enumerate(asked.answers):
-        if answer.fix is not None:
-            error[i] = planar_errors(answer.fix.T_map_base, asked.truth[i])[0]
     seconds = (asked.stamps_ns - asked.stamps_ns[0]) * 1e-9
-    return Run(np.arange(len(error)), asked.answers, asked.way_m, seconds, error)
+    return _run(asked, np.arange(len(asked.answers)), list(asked.answers), asked.way_m, seconds)
+
+
+def _run(asked: Asked, rows: Indices, answers: list[Answer], metres: Array, seconds: Array) -> Run:
+    error, off = np.full((len(rows), 3), np.nan), np.full(len(rows), np.nan)
+    covariance = np.full((len(rows), 6, 6), np.nan)
+    for i, answer in enumerate(answers):
+        if answer.estimate is not None:
+            wrong = planar_errors(answer.estimate.T_map_base, asked.truth[rows[i]])[0]
+            off[i] = np.hypot(wrong[0], wrong[1])
+            if answer.fix is not None:
+                error[i], covariance[i] = wrong, answer.fix.covariance
+    confidence = np.array([answer.confidence for answer in answers])
+    return Run(rows, metres, seconds, error, covariance, confidence, off,
+               trajectory_blocks(asked.way_m)[rows])
+
+
+def whole_drive(
+    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, repeats: int = 5,
+) -> list[Run]:
+    """Return the whole drive, driven several times with other odometries."""
+    rng = np.random.default_rng([seed, 0])
+    rows = np.arange(len(asked.answers))
+    return [run_through(sequence, asked, rows, noise, rng)
+            for _ in track(range(repeats), f'{asked.name}, whole')]
+
+
+def random_starts(
+    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, count: int,
+    prior_m: float | None = None, prior_is_wrong: bool = False,
+) -> list[Run]:
+    """
+    Return runs of a vehicle that is switched on at random places of the drive.
+
+    Each ends after `LIMIT_M`; one that has no right fix by then, or by the end of the drive, is a
+    failure. It may begin wherever `WITHIN_M` are left. prior_m: it is told about where it is,
+    with so large a standard deviation to either side and of the heading nothing;
+    prior_is_wrong: about another place of the drive, over `APART_M` away. Starts and odometry are
+    the same with a prior and without.
+    """
+    rng, other = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 4])
+    way, xy = asked.way_m, asked.truth[:, :2, 3]
+    runs = []
+    for start in track(_starts(asked, rng, count), f'{asked.name}, starts'):
+        prior = None
+        if prior_m is not None:
+            about = other.choice(_elsewhere(asked, xy[start])) if prior_is_wrong else start
+            x, y = xy[about] + prior_m * other.normal(size=2)
+            prior = Prior(planar(x, y, 0.0), np.diag([prior_m ** 2, prior_m ** 2, UNKNOWN_RAD2]))
+        rows = np.arange(start, _last(way, start, LIMIT_M) + 1)
+        runs.append(run_through(sequence, asked, rows, noise, rng, prior=prior))
+    return runs
+
+
+def kidnappings(
+    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int, count: int,
+) -> list[Run]:
+    """
+    Return runs of a vehicle that is carried elsewhere: `since` is its first image there.
+
+    It drives `BEFORE_M` and goes on at another place of the drive, over `APART_M` away; its
+    odometry knows nothing of it. A drive too short for it is an InputError.
+    """
+    rng = np.random.default_rng([seed, 2])
+    way = asked.way_m
+    runs = []
+    for at in track(_carried(asked, rng, count), f'{asked.name}, kidnappings'):
+        begins = int(np.searchsorted(way, way[at] - BEFORE_M))
+        to = int(rng.choice(_carried_to(asked, int(at))))
+        rows = np.concatenate([np.arange(begins, at + 1),
+                               np.arange(to, _last(way, to, LIMIT_M) + 1)])
+        run = run_through(sequence, asked, rows, noise, rng)
+        runs.append(replace(run, since=int(at + 1 - begins)))
+    return runs
+
+
+def drive_through(
+    sequence: Sequence, asked: Asked, noise: OdometryNoise, seed: int = 0, starts: int = 200,
+    kidnapped: int = 200, prior_m: float | None = None,
+) -> dict[str, list[Run]]:
+    """Return all runs through a drive, by their kind; see `sequence_figures`."""
+    runs = {'single_images': [run_of_single(asked)],
+            'whole_drive': whole_drive(sequence, asked, noise, seed),
+            'random_starts': random_starts(sequence, asked, noise, seed, starts)}
+    for kind, wrong in (('starts_with_prior', False), ('starts_with_wrong_prior', True)):
+        if prior_m is not None:
+            runs[kind] = random_starts(sequence, asked, noise, seed, starts, prior_m, wrong)
+    return {**runs, 'kidnappings': kidnappings(sequence, asked, noise, seed, kidnapped)}
+
+
+def sequence_figures(runs: Mapping[str, list[Run]]) -> dict[str, Any]:
+    """Return the figures of runs by their kind (`drive_through`), JSON-safe."""
+    found: dict[str, Any] = {}
+    for kind, some in runs.items():
+        if kind in ('single_images', 'whole_drive'):
+            found[kind] = {'repeats': len(some), **drive_figures(some)}
+        else:
+            found[kind] = start_figures(some, WITHIN_M, LIMIT_M)
+    carried = runs['kidnappings']
+    meanwhile = fix_figures([run.part(run.since, run.first_right()) for run in carried])
+    found['kidnappings'].update(
+        before_m=BEFORE_M,
+        found_before=share(np.array([run.distance[run.since - 1] <= CORRECT_M
+                                     for run in carried])),
+        meanwhile={key: meanwhile[key] for key in ('images', 'accepted', 'false_fixes')})
+    return dict(json_safe(found))
+
+
+def together(drives: list[dict[str, list[Run]]], cities: list[int]) -> dict[str, list[Run]]:
+    """Return the runs of several drives by their kind, as of one; cities: the number of each's."""
+    return {kind: [run.of_drive(number, city)
+                   for number, (runs, city) in enumerate(zip(drives, cities, strict=True))
+                   for run in runs[kind]] for kind in drives[0]}
+
+
+def _starts(asked: Asked, rng: np.random.Generator, count: int) -> Indices:
+    """Return the images (count,) that runs from random starts begin with."""
+    return _somewhere(asked.way_m, 0.0, WITHIN_M, count, rng)
+
+
+def _carried(asked: Asked, rng: np.random.Generator, count: int) -> Indices:
+    """Return the last images (count,) before kidnappings; InputError if the drive is too short."""
+    way = asked.way_m
+    if way[-1] < BEFORE_M + WITHIN_M:
+        raise InputError(f'{asked.name} has {way[-1]:.0f} m: kidnappings need '
+                         f'{BEFORE_M + WITHIN_M:g} m')
+    return _somewhere(way, BEFORE_M, 0.0, count, rng)
+
+
+def _carried_to(asked: Asked, at: int) -> Indices:
+    """Return the images to which a vehicle may be carried from one; InputError without any."""
+    way, others = asked.way_m, _elsewhere(asked, asked.truth[at, :2, 3])
+    others = others[(way[others] <= way[-1] - WITHIN_M) & (others > 0)]
+    if len(others) == 0:
+        raise InputError(f'{asked.name} has no two places {APART_M:g} m apart: no kidnapping '
+                         'there')
+    return others
+
+
+def _elsewhere(asked: Asked, xy: Array) -> Indices:
+    """Return the images of a drive over `APART_M` from a position (2,); InputError without."""
+    found = np.flatnonzero(np.linalg.norm(asked.truth[:, :2, 3] - xy, axis=1) > APART_M)
+    if len(found) == 0:
+        raise InputError(f'{asked.name} has no two places {APART_M:g} m apart: neither '
+                         'kidnappings nor wrong priors there')
+    return found
 
 
 def _somewhere(
     way: Array, after_m: float, left_m: float, count: int, rng: np.random.Generator,
-) -> NDArray[np.int64]:
+) -> Indices:
     """Return images at random places of the way, even over its metres."""
     if way[-1] < after_m + left_m:
         raise InputError(f'the drive has {way[-1]:.0f} m: it needs {after_m + left_m:g} m')
@@ -292,42 +326,3 @@ def _somewhere(
 
 def _last(way: Array, start: int, limit_m: float) -> int:
     return int(np.searchsorted(way, way[start] + limit_m, 'right')) - 1
-
-
-def _reached(runs: list[Run], sinces: list[int], within_m: float) -> dict[str, Any]:
-    """Return the way and the time to the first right fix of each run after some of its images."""
-    metres, seconds = [], []
-    for run, since in zip(runs, sinces, strict=True):
-        first = run.first_right(since)
-        metres.append(math.inf if first is None else float(run.metres[first] - run.metres[since]))
-        seconds.append(math.inf if first is None
-                       else float(run.seconds[first] - run.seconds[since]))
-    n, there = len(runs), np.array(metres) <= within_m
-    low, high = wilson(float(there.mean()), n)
-    return {'runs': n, 'within_m': within_m, 'share_within': float(there.mean()),
-            'interval': [low, high], 'never': int(np.isinf(metres).sum()),
-            'metres': _quantiles(metres), 'seconds': _quantiles(seconds)}
-
-
-def wilson(part: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of a count (Wilson, 1927)."""
-    z2 = 1.96 ** 2
-    middle = (part + z2 / (2.0 * count)) / (1.0 + z2 / count)
-    half = math.sqrt(z2 * (part * (1.0 - part) / count + z2 / (4.0 * count ** 2))) / (
-        1.0 + z2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _quantiles(values: list[float]) -> dict[str, float]:
-    """Return the median, 95th and 99th percentile; infinite where so many never came."""
-    return {f'p{q}': float(np.quantile(values, q / 100.0, method='higher')) for q in (50, 95, 99)}
-
-
-def _from(run: Run, since: int) -> Run:
-    return Run(run.rows[since:], run.answers[since:], run.metres[since:] - run.metres[since],
-               run.seconds[since:] - run.seconds[since], run.error[since:])
-
-
-def _until(run: Run, end: int | None) -> Run:
-    return Run(run.rows[:end], run.answers[:end], run.metres[:end], run.seconds[:end],
-               run.error[:end])

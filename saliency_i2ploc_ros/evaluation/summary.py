@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..geometry.poses import path_length
 from ..localization.hypotheses import SAME_HEADING_RAD
-from .pose_errors import calibration, planar_errors, reliability, RELIABILITY_LEVELS
+from .pose_errors import consistency, planar_errors, reliability, RELIABILITY_LEVELS
 from .recall import block_bootstrap, BLOCK_M, one_percent, recall_of_positions, trajectory_blocks
 
 Array = NDArray[np.float64]
@@ -99,7 +99,7 @@ def summarize(
         'coverage': _coverage(ordered, images_in),
         'errors': _errors(ordered),
         'recall': None if places is None else _recall(ordered, places, seed),
-        'calibration': _calibration(ordered),
+        'calibration': _consistency(ordered),
         'latency_ms': latency(ordered),
     })
 
@@ -210,12 +210,12 @@ def _recall(records: list[Record], places: Array, seed: int) -> dict[str, Any] |
     }
 
 
-def _calibration(records: list[Record]) -> dict[str, Any] | None:
+def _consistency(records: list[Record]) -> dict[str, Any] | None:
     errors, covariances = _judged(records)
     known = np.isfinite(covariances).all(axis=(1, 2))
     if not known.any():
         return None
-    result = calibration(errors[known], covariances[known])
+    result = consistency(errors[known], covariances[known])
     return {'fixes': int(known.sum()), 'within_1_2_3_sigma': result.coverage,
             'expected': [0.6827, 0.9545, 0.9973], 'anees_xy': result.anees_xy,
             'anees_xy_yaw': result.anees_xy_yaw,

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +19,20 @@ from .summary import CORRECT_M, Record
 GOOD, BAD, GREY = ERROR_COLOURS[0], ERROR_COLOURS[-1], '#555555'
 AXES = {'x': '#8a5fb0', 'y': '#2a9d8f', 'yaw': '#e8743b', 'xy': TRUTH}
 LABELS = {'x': 'x', 'y': 'y', 'yaw': 'heading', 'xy': 'position (ellipse)'}
+NONE_AT = 5e-5  # of a logarithmic axis of rates: where there is no false fix
 WORST = 10
 APART_S = 2.0  # two fixes nearer than that show the same failure
 
 
 def draw_acceptance(path: Path, acceptance: dict[str, Any], title: str = '') -> None:
-    """Draw precision over recall as the confidence varies that a fix needs; mark what was chosen.
-
-    acceptance: of `acceptance.acceptance`.
     """
-    figure = Figure(figsize=(12.5, 5.6), dpi=110, layout='constrained')
-    left, right = figure.subplots(1, 2)
+    Draw what would come of accepting more or fewer fixes; mark what was chosen.
+
+    Precision over recall, both over the confidence that a fix needs, and false fixes over
+    availability. acceptance: of `acceptance.acceptance`.
+    """
+    figure = Figure(figsize=(18, 5.6), dpi=110, layout='constrained')
+    left, right, wrong = figure.subplots(1, 3)
     curve, chosen = acceptance['curve'], acceptance['chosen']
     confidence = np.array(curve['confidence'])
     precision, recall = (np.array(curve[name]) * 100.0 for name in ('precision', 'recall'))
@@ -48,11 +52,44 @@ def draw_acceptance(path: Path, acceptance: dict[str, Any], title: str = '') -> 
     right.plot(confidence, recall, color=TRUTH, label='recall')
     right.set(xlabel='confidence that a fix needs', ylabel='[%]', xlim=(0, 1.01), ylim=(0, 103),
               title='By the threshold')
+    draw_false_fixes(wrong, acceptance['over_thresholds'], 'by the confidence', TRUTH)
+    if chosen['precision'] is not None:
+        mark_false_fixes(wrong, chosen['accepted_share'], 1.0 - chosen['precision'],
+                         'accepted in this run', BAD)
+    dress_false_fixes(wrong)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9, loc='lower left')
     figure.suptitle(title or 'Accepting more or fewer fixes', fontsize=15, fontweight='bold')
     save(figure, path)
+
+
+def draw_false_fixes(
+    axes: Axes, curve: dict[str, Any], name: str, colour: str, style: str = '-',
+) -> None:
+    """Draw false fixes over availability, of `false_fixes.over_thresholds`."""
+    rate = np.maximum(np.array(curve['false_fix_rate']), NONE_AT)
+    axes.plot(100 * np.array(curve['availability']), 100 * rate, style, color=colour, linewidth=2,
+              label=name)
+
+
+def mark_false_fixes(
+    axes: Axes, availability: float, rate: float, name: str, colour: str,
+) -> None:
+    """Mark what a run accepted, and how much of it was false."""
+    axes.plot(100 * availability, 100 * max(rate, NONE_AT), 'o', color=colour, markersize=9,
+              label=name)
+
+
+def dress_false_fixes(axes: Axes) -> None:
+    """Draw what belongs to the axes of `draw_false_fixes`; no false fixes at all are a line."""
+    axes.axhline(100 * NONE_AT, color=GREY, linewidth=0.8, linestyle=':')
+    axes.text(1, 105 * NONE_AT, 'none', color=GREY, va='bottom', fontsize=9)
+    axes.set(xlabel='availability: images with a fix [%]', ylabel='of these over 20 m off [%]',
+             yscale='log', xlim=(0, 101), ylim=(80 * NONE_AT, 100),
+             title='False fixes over availability')
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, loc='upper left')
 
 
 def draw_reliability(path: Path, calibration: dict[str, Any], title: str = '') -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 
 from .graphs import in_half_precision
-from .parity import Floats, LIMIT, unit_cosine
+from .parity import Floats, leaving, LIMIT, unit_cosine
 
 PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16')
 ACCELERATIONS = ('none', 'compile', 'graph')
@@ -25,7 +25,7 @@ TYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 GRAPHS = 4  # captured at once, one for each size of batch
 PROBES = 4  # images by which a faster branch is compared
 
-# Tensors to descriptor and saliency, whatever computes them; more may follow.
+# A branch or a graph of one: see `leaving`.
 Module = Callable[..., tuple[Tensor, ...]]
 
 
@@ -34,10 +34,10 @@ class Faster:
     """
     A branch as it will run.
 
-    module: tensors on the device to descriptor and saliency, in inference mode. precision: one of
+    module: of tensors on the device, in inference mode. precision: one of
     `PRECISIONS` but 'auto'; acceleration: one of `ACCELERATIONS`. parity: smallest cosine of its
-    descriptors to those in float32, None where it is the branch itself. notes: a sentence for each
-    thing that was asked for and is not so.
+    descriptors and details to those in float32, None where it is the branch itself. notes: a
+    sentence for each thing that was asked for and is not so.
     """
 
     module: Module
@@ -61,12 +61,12 @@ def faster(
     device = torch.device(device)
     probes = probe_images(shape).to(device)
     chosen, notes = chosen_precision(precision, device)
-    wanted = descriptors_of(branch, probes)
+    wanted = vectors_of(branch, probes)
     module: Module = branch
     parity = None
     if chosen != 'fp32':
         half = in_half_precision(branch, TYPES[chosen], fused=True)
-        parity = agreement(descriptors_of(half, probes), wanted)
+        parity = least_agreement(vectors_of(half, probes), wanted)
         if parity >= LIMIT[str(TYPES[chosen]).removeprefix('torch.')]:
             module = half
         else:
@@ -79,18 +79,18 @@ def faster(
     if acceleration == 'none':
         return Faster(module, chosen, 'none', parity, notes)
     plain = module
-    expected = descriptors_of(plain, probes)
+    expected = vectors_of(plain, probes)
     try:
         module = compiled(plain) if acceleration == 'compile' else Graphed(plain)
-        same = agreement(descriptors_of(module, probes), expected)
+        same = least_agreement(vectors_of(module, probes), expected)
         if same < LIMIT['float16']:
-            raise RuntimeError(f'its descriptors agree to a cosine of {same:.4f} only')
+            raise RuntimeError(f'its answers agree to a cosine of {same:.4f} only')
     except Exception as error:  # Compilers fail in many ways, and none is a reason to stand still.
         first = (str(error).splitlines() or [''])[0]
         notes += (f'acceleration {acceleration} failed ({type(error).__name__}: {first}): the '
                   'model runs without it',)
         return Faster(plain, chosen, 'none', parity, notes)
-    parity = agreement(descriptors_of(module, probes), wanted)
+    parity = least_agreement(vectors_of(module, probes), wanted)
     return Faster(module, chosen, acceleration, parity, notes)
 
 
@@ -133,7 +133,7 @@ class Graphed:
             OrderedDict()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return descriptor and saliency of images (B, 3, H, W)."""
+        """Return what leaves the module for images (B, 3, H, W)."""
         key = tuple(images.shape)
         if key not in self._graphs:
             if len(self._graphs) == GRAPHS:
@@ -159,8 +159,8 @@ class Graphed:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode='thread_local'):
-                descriptor, saliency, *_ = self._module(held)
-        return held, (descriptor, saliency), graph.replay
+                results = leaving(self._module(held))
+        return held, results, graph.replay
 
 
 def probe_images(shape: tuple[int, int, int]) -> Tensor:
@@ -171,10 +171,24 @@ def probe_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def descriptors_of(module: Module, images: Tensor) -> Floats:
-    """Return the descriptors (n, D) of images (n, 3, H, W), one at a time."""
-    return np.concatenate([module(images[i:i + 1])[0].float().cpu().numpy()
-                           for i in range(len(images))])
+def vectors_of(module: Module, images: Tensor) -> tuple[Floats, ...]:
+    """
+    Return what retrieval goes by, of images (n, 3, H, W), one at a time.
+
+    Descriptors (n, D) and, of a model with a verifier, all details as one vector (n, N c), made of
+    unit length too.
+    """
+    rows = []
+    for i in range(len(images)):
+        descriptor, _, *details = leaving(module(images[i:i + 1]))
+        rows.append([descriptor.float()] + [nn.functional.normalize(value.float().flatten(1))
+                                            for value in details])
+    return tuple(torch.cat(part).cpu().numpy() for part in zip(*rows, strict=True))
+
+
+def least_agreement(a: tuple[Floats, ...], b: tuple[Floats, ...]) -> float:
+    """Return the smallest `agreement` of vectors of each kind."""
+    return min(agreement(one, other) for one, other in zip(a, b, strict=True))
 
 
 def agreement(a: Floats, b: Floats) -> float:

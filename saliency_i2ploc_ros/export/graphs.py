@@ -2,7 +2,7 @@
 A branch as a graph: captured by torch.export, written as `.pt2` and as ONNX.
 
 Both files come from one capture, so that they are the same graph. It takes what `prepare_image` or
-`cloud_input` make, stacked to a batch of any size, and returns descriptor and saliency in float32.
+`cloud_input` make, stacked to a batch of any size, and returns `Outputs` in float32.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch.export import ExportedProgram
 
 from ..encoders.transformer import Attention
 from ..errors import InputError
+from .parity import leaving, Outputs
 
 # The opset that the exporter writes by itself; onnxruntime 1.15 and TensorRT 8.6 read it.
 OPSET = 18
-OUTPUTS = ('descriptor', 'saliency')
 # Of a .pt2: its examples, which are pickled, and the beginnings of names that hold plain bytes.
 _EXAMPLES = '/data/sample_inputs/'
 _PLAIN = ('weight_', 'tensor_', 'model.json', 'archive_', 'byteorder', 'version',
@@ -43,9 +43,8 @@ class _Graph(nn.Module):
         super().__init__()
         self.branch = branch
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = self.branch(*inputs)
-        return encoded.descriptor.float(), encoded.saliency.float()
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.float() for value in leaving(self.branch(*inputs)))
 
 
 def capture(branch: nn.Module, inputs: tuple[NDArray[np.float32], ...]) -> ExportedProgram:
@@ -62,6 +61,11 @@ def capture(branch: nn.Module, inputs: tuple[NDArray[np.float32], ...]) -> Expor
     with torch.no_grad(), _quiet():
         return torch.export.export(_Graph(branch).eval(), examples,
                                    dynamic_shapes=(tuple({0: batch} for _ in examples),))
+
+
+def outputs_of(program: ExportedProgram) -> tuple[str, ...]:
+    """Return the names of a captured graph's outputs, in order."""
+    return Outputs._fields[:len(program.graph_signature.user_outputs)]
 
 
 def write_pt2(program: ExportedProgram, path: Path) -> None:
@@ -82,7 +86,7 @@ def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, ...]) -> 
     with _quiet():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=list(names),
-            output_names=list(OUTPUTS), dynamic_shapes=axes, verbose=False)
+            output_names=list(outputs_of(program)), dynamic_shapes=axes, verbose=False)
         assert written is not None
         written.save(str(path), external_data=False)
 

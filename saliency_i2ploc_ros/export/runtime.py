@@ -2,7 +2,8 @@
 The image branch, run by PyTorch, from its `.pt2`, or by onnxruntime: the same answers.
 
 `open_runtime` finds a model's export in the folder `export` beside its weights, or takes the
-folder of an export itself, which needs no weights.
+folder of an export itself, which needs no weights. A verifier is run by PyTorch in float32,
+whatever runs the branch.
 """
 
 from __future__ import annotations
@@ -20,26 +21,31 @@ import torch
 from torch import nn, Tensor
 
 from ..encoders.config import ModelConfig
-from ..encoders.dual import DualEncoder
+from ..encoders.dual import DualEncoder, verifier
 from ..encoders.files import (
     CONFIG,
     encoder_hash,
     load_model,
+    mismatch,
     preprocessing_hash,
     read_identity,
+    read_weights,
     WEIGHTS,
 )
 from ..encoders.image_input import prepare_image
+from ..encoders.verifier import Verifier
 from ..errors import InputError
 from ..geometry.cameras import Camera
 from ..storage import read_json, sha256_file
-from .acceleration import ACCELERATIONS, faster, Module, PRECISIONS
+from .acceleration import ACCELERATIONS, faster, PRECISIONS
 from .device_input import DeviceInput
-from .graphs import needs, read_pt2
-from .parity import check_parity, Floats, Reference, Run
+from .graphs import needs
+from .parity import check_parity, Floats, Outputs, Reference, Run
+from .runners import check_torch_device, pt2_module, run_onnx, run_torch, run_verifier, Verify
 
 RUNTIMES = ('torch', 'pt2', 'onnx')
 MANIFEST, SAMPLES, FORMAT = 'export.json', 'samples.safetensors', 1
+VERIFIER = 'verifier.safetensors'
 BESIDE = 'export'  # the folder of a model's own export, in the model's folder
 _AGAIN = 'export the model again (i2ploc export)'
 
@@ -50,7 +56,9 @@ class ImageRuntime:
     The image branch of a model, ready to run in one thread.
 
     runtime: one of `RUNTIMES`. encoder_hash: of the model, the same whatever runs it.
-    run: images (B, 3, H, W) float32, arrays or tensors, to descriptors (B, D) and saliency (B, N).
+    run: images (B, 3, H, W) float32, arrays or tensors, to `Outputs`. verify: details of an image
+    (N, c) and of places (k, N, c), of any floats, to logits (k,): how surely each place is where
+    the image was taken; None of a model without a verifier.
     device, precision (fp32, fp16, bf16), acceleration (none, compile, graph): what it runs on and
     how. parity: smallest cosine of its descriptors to those in float32, where it is not that
     itself. notes: a sentence for each thing that was asked for and could not be had.
@@ -67,6 +75,7 @@ class ImageRuntime:
     parity: float | None = None
     notes: tuple[str, ...] = ()
     on_device: DeviceInput | None = None
+    verify: Verify | None = None
 
     def prepare(self, image: NDArray[np.uint8], camera: Camera | None) -> Floats | Tensor:
         """Return an RGB image (H, W, 3) as `run` takes it, (3, H', W'); see `prepare_image`."""
@@ -74,22 +83,19 @@ class ImageRuntime:
             return self.on_device(image, camera)
         return prepare_image(image, camera, self.config.image)
 
-    def descriptors(self, images: Floats | Tensor) -> Floats:
-        """Return the descriptors (B, D) float32 of images (B, 3, H, W) float32 as prepared."""
-        return self.run(images)[0]
-
     def close(self) -> None:
         """Free the model, its graphs and buffers, on CUDA too; nothing can be run after that."""
         if self.on_device is not None:
             self.on_device.close()
         self.on_device, self.run = None, _closed
+        self.verify = None if self.verify is None else _closed
         # Compiled and captured modules refer to themselves.
         gc.collect()
         if self.device.startswith('cuda'):
             torch.cuda.empty_cache()
 
 
-def _closed(*_: Any) -> tuple[Floats, Floats]:
+def _closed(*_: Any) -> Any:
     raise RuntimeError('the model was closed')
 
 
@@ -98,7 +104,8 @@ def torch_runtime(model: DualEncoder) -> ImageRuntime:
     device = str(next(model.parameters()).device)
     return ImageRuntime(model.config, encoder_hash(model), 'torch',
                         run_torch(model.eval().image, device), device,
-                        on_device=device_input(model.config, device))
+                        on_device=device_input(model.config, device),
+                        verify=run_verifier(model.verifier, device))
 
 
 def open_runtime(
@@ -127,7 +134,7 @@ def open_runtime(
         check_torch_device(device)
         model = load_model(directory).eval()
         return _made_faster(model.config, encoder_hash(model), runtime, model.image.to(device),
-                            device, precision, acceleration)
+                            model.verifier, device, precision, acceleration)
     folder = export_folder(directory)
     config, identity, manifest = read_export(folder, directory)
     path = checked_file(folder, manifest, f'image.{runtime}')
@@ -140,24 +147,29 @@ def open_runtime(
     # Once, with one image: a broken build on this machine must not send fixes.
     sample = read_samples(folder, manifest, 'image').first(1)
     check_parity(run, sample, 'float16', f'{path} on {device}')
+    compares = read_verifier(folder, manifest, config)
     if module is not None:
-        return _made_faster(config, identity, runtime, module, device, 'fp32', acceleration,
-                            made_in, notes)
+        return _made_faster(config, identity, runtime, module, compares, device, 'fp32',
+                            acceleration, made_in, notes)
     if acceleration != 'none':
         notes += (f'onnxruntime has no acceleration {acceleration}: the model runs without it',)
-    return ImageRuntime(config, identity, runtime, run, device, made_in, notes=notes)
+    # onnxruntime may have a GPU that this PyTorch has not.
+    there = device if torch.cuda.is_available() else 'cpu'
+    return ImageRuntime(config, identity, runtime, run, device, made_in, notes=notes,
+                        verify=run_verifier(compares, there))
 
 
 def _made_faster(
-    config: ModelConfig, identity: str, runtime: str, branch: nn.Module, device: str,
-    precision: str, acceleration: str, made_in: str | None = None, notes: tuple[str, ...] = (),
+    config: ModelConfig, identity: str, runtime: str, branch: nn.Module,
+    compares: Verifier | None, device: str, precision: str, acceleration: str,
+    made_in: str | None = None, notes: tuple[str, ...] = (),
 ) -> ImageRuntime:
     shape = 3, config.image.height, config.image.width
     found = faster(branch, shape, device, precision, acceleration)
     return ImageRuntime(
         config, identity, runtime, run_torch(found.module, device), device,
         made_in or found.precision, found.acceleration, found.parity, notes + found.notes,
-        device_input(config, device))
+        device_input(config, device), run_verifier(compares, device))
 
 
 def device_input(config: ModelConfig, device: str) -> DeviceInput | None:
@@ -215,65 +227,25 @@ def read_samples(folder: Path, manifest: dict[str, Any], branch: str) -> Referen
     try:
         found = load_file(path)
         inputs = tuple(found[f'{branch}.{name}'] for name in manifest['inputs'][branch])
-        return Reference(inputs, found[f'{branch}.descriptor'], found[f'{branch}.saliency'])
+        return Reference(inputs, Outputs(*(found[f'{branch}.{name}']
+                                           for name in manifest['outputs'])))
     except (SafetensorError, KeyError) as error:
         raise InputError(f'{path} cannot be read ({error}): {_AGAIN}') from error
 
 
-def run_torch(branch: Module, device: torch.device | str = 'cpu') -> Run:
-    """Return a branch, or a graph's module, as a function of arrays or tensors."""
-    def run(*inputs: Floats | Tensor) -> tuple[Floats, Floats]:
-        with torch.inference_mode():
-            # An export returns two values, a branch more.
-            descriptor, saliency, *_ = branch(*(torch.as_tensor(v).to(device) for v in inputs))
-            return descriptor.float().cpu().numpy(), saliency.float().cpu().numpy()
-    return run
-
-
-def pt2_module(path: Path, device: str = 'cpu') -> nn.Module:
-    """Return a `.pt2` as a module of PyTorch on a device."""
-    check_torch_device(device)
-    program = read_pt2(path)
-    if device != 'cpu':
-        from torch.export.passes import move_to_device_pass
-        program = move_to_device_pass(program, device)
-    return program.module()
-
-
-def run_pt2(path: Path, device: str = 'cpu') -> Run:
-    """Return a `.pt2` as a function of arrays, by PyTorch on a device, with PyTorch's threads."""
-    return run_torch(pt2_module(path, device), device)
-
-
-def run_onnx(path: Path, device: str = 'cpu') -> Run:
-    """
-    Return an ONNX file as a function of arrays, by onnxruntime.
-
-    It takes as many threads as PyTorch is set to, so that one setting serves both.
-    """
-    needs('onnxruntime')
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    provider, number = _provider(device)
-    settings: list[dict[str, Any]] = [{'device_id': number} if number is not None else {}]
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[provider], provider_options=settings)
-    except Exception as error:  # onnxruntime's own errors have no common class
-        raise InputError(f'onnxruntime {onnxruntime.__version__} cannot run {path} '
-                         f'({str(error).splitlines()[0]}): {_AGAIN}') from error
-    if provider not in session.get_providers():
-        raise InputError(f'onnxruntime could not start {provider}: see what it printed, or use '
-                         'the device cpu')
-    names = [value.name for value in session.get_inputs()]
-
-    def run(*inputs: NDArray[Any]) -> tuple[Floats, Floats]:
-        descriptor, saliency = session.run(None, dict(zip(names, inputs, strict=True)))
-        return np.asarray(descriptor), np.asarray(saliency)
-    return run
+def read_verifier(
+    folder: Path, manifest: dict[str, Any], config: ModelConfig,
+) -> Verifier | None:
+    """Return an export's verifier, if its model has one; an unusable one is an InputError."""
+    found = verifier(config)
+    if found is None:
+        return None
+    path = checked_file(folder, manifest, VERIFIER)
+    state = read_weights(path)
+    if problem := mismatch(state, found.state_dict()):
+        raise InputError(f'{path} does not fit its {CONFIG}: {problem}: {_AGAIN}')
+    found.load_state_dict(state)
+    return found
 
 
 def best_device(runtime: str) -> str:
@@ -285,26 +257,3 @@ def best_device(runtime: str) -> str:
     else:
         there = torch.cuda.is_available()
     return 'cuda' if there else 'cpu'
-
-
-def check_torch_device(device: str) -> None:
-    """Raise InputError unless PyTorch can use this device ('cpu', 'cuda', 'cuda:1')."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f'the device {device!r} cannot be used on this machine: use cpu, or '
-                         'install a PyTorch built for it') from error
-
-
-def _provider(device: str) -> tuple[str, int | None]:
-    """Return onnxruntime's name of a device, and the device's number if it has one."""
-    import onnxruntime
-
-    kind, _, number = device.partition(':')
-    if kind == 'cpu' and not number:
-        return 'CPUExecutionProvider', None
-    if kind == 'cuda' and (not number or number.isdigit()) \
-            and 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
-        return 'CUDAExecutionProvider', int(number or 0)
-    raise InputError(f'the device {device!r} cannot be used by this onnxruntime: use cpu, or '
-                     'install onnxruntime-gpu in its place')

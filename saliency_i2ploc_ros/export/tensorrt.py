@@ -24,7 +24,7 @@ import torch
 
 from ..errors import InputError
 from ..storage import atomic_file, sha256_file, write_json
-from .parity import check_parity, Floats, Run
+from .parity import check_parity, Floats, Outputs, Run
 from .runtime import checked_file, export_folder, read_export, read_samples
 
 OLDEST = 10  # in which strongly typed networks are no preview any more
@@ -74,7 +74,8 @@ def build(
                           timing_cache.read_bytes() if timing_cache.is_file() else b'')
     with atomic_file(timing_cache) as temporary:
         temporary.write_bytes(timings)
-    run = run_engine(trt, logger, plan, tuple(manifest['inputs'][branch]))
+    run = run_engine(trt, logger, plan, tuple(manifest['inputs'][branch]),
+                     tuple(manifest['outputs']))
     batches = [size for size in (1, 2, 4) if size <= max_batch]
     fitting = samples.first(max_batch)
     parity = check_parity(run, fitting, manifest['precision'], f'the engine of {onnx}', batches)
@@ -131,18 +132,24 @@ def _plan(
     return bytes(plan), bytes(config.get_timing_cache().serialize())
 
 
-def run_engine(trt: Any, logger: Any, plan: bytes, names: tuple[str, ...]) -> Run:
-    """Return an engine as a function of arrays; its buffers are PyTorch's. names: its inputs."""
+def run_engine(
+    trt: Any, logger: Any, plan: bytes, names: tuple[str, ...], outputs: tuple[str, ...],
+) -> Run:
+    """
+    Return an engine as a function of arrays; its buffers are PyTorch's.
+
+    names, outputs: of its inputs and of what it returns, as in export.json.
+    """
     context = trt.Runtime(logger).deserialize_cuda_engine(plan).create_execution_context()
 
-    def run(*inputs: Floats) -> tuple[Floats, Floats]:
+    def run(*inputs: Floats) -> Outputs:
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             held = {name: torch.from_numpy(value).cuda().contiguous()
                     for name, value in zip(names, inputs, strict=True)}
             for name, tensor in held.items():
                 context.set_input_shape(name, tuple(tensor.shape))
-            for name in ('descriptor', 'saliency'):
+            for name in outputs:
                 held[name] = torch.empty(tuple(context.get_tensor_shape(name)),
                                          dtype=torch.float32, device='cuda')
             for name, tensor in held.items():
@@ -150,7 +157,7 @@ def run_engine(trt: Any, logger: Any, plan: bytes, names: tuple[str, ...]) -> Ru
             if not context.execute_async_v3(stream.cuda_stream):
                 raise RuntimeError('TensorRT could not run the engine')
         stream.synchronize()
-        return held['descriptor'].cpu().numpy(), held['saliency'].cpu().numpy()
+        return Outputs(*(held[name].cpu().numpy() for name in outputs))
 
     return run
 

@@ -4,7 +4,8 @@ A model as an export: a folder with its graphs, each accepted only after a check
 `export.json` says what is in it: the model's hashes, and of each file its SHA-256, size and
 parity. `config.json` is the model's own, from which images are prepared: preprocessing stays
 outside the graphs. `samples.safetensors` holds the inputs of the check with the model's answers,
-so that it can be made again where the graphs are run.
+so that it can be made again where the graphs are run. `verifier.safetensors`, of a model with one,
+is the verifier, which is no graph: PyTorch runs it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
+from safetensors.torch import save as save_tensors
 
 from .. import __version__
 from ..encoders.files import CONFIG, encoder_hash, load_model, preprocessing_hash, WEIGHTS
 from ..errors import InputError
 from ..progress import track
 from ..storage import atomic_directory, sha256_file, write_json
-from .graphs import capture, in_half_precision, needs, OPSET, OUTPUTS, write_onnx, write_pt2
+from .graphs import capture, in_half_precision, needs, OPSET, outputs_of, write_onnx, write_pt2
 from .parity import answers_of, check_parity, Reference
-from .runtime import FORMAT, MANIFEST, run_onnx, run_pt2, SAMPLES
+from .runners import run_onnx, run_pt2
+from .runtime import FORMAT, MANIFEST, SAMPLES, VERIFIER
 from .samples import Inputs
 
 FORMATS = ('pt2', 'onnx')
@@ -74,6 +77,9 @@ def export_model(
                 parity = check_parity(run, against, precision, path.name)
                 files[path.name] = {**_stamp(path), 'parity': parity}
             samples.update(_samples(branch, names[branch], against))
+        if model.verifier is not None:
+            (folder / VERIFIER).write_bytes(save_tensors(model.verifier.state_dict()))
+            files[VERIFIER] = _stamp(folder / VERIFIER)
         (folder / SAMPLES).write_bytes(save(samples))
         files[SAMPLES] = _stamp(folder / SAMPLES)
         shutil.copyfile(directory / CONFIG, folder / CONFIG)
@@ -82,8 +88,8 @@ def export_model(
             'preprocessing_hash': preprocessing_hash(model.config), 'precision': precision,
             'parity_inputs': source, 'opset': OPSET if 'onnx' in formats else None,
             'inputs': {branch: list(value) for branch, value in names.items()},
-            'outputs': list(OUTPUTS), 'weights_bytes': (directory / WEIGHTS).stat().st_size,
-            'files': files, 'versions': _versions(),
+            'outputs': list(outputs_of(graph)), 'files': files, 'versions': _versions(),
+            'weights_bytes': (directory / WEIGHTS).stat().st_size,
         }
         write_json(folder / MANIFEST, manifest)
     return manifest
@@ -95,9 +101,9 @@ def _stamp(path: Path) -> dict[str, Any]:
 
 def _samples(branch: str, names: tuple[str, ...], against: Reference) -> dict[str, Any]:
     named = dict(zip(names, against.inputs, strict=True))
-    found = {**named, 'descriptor': against.descriptors, 'saliency': against.saliency}
+    found = {**named, **against.outputs._asdict()}
     return {f'{branch}.{name}': np.ascontiguousarray(value[:KEPT])
-            for name, value in found.items()}
+            for name, value in found.items() if value is not None}
 
 
 def _versions() -> dict[str, str]:

@@ -28,6 +28,7 @@ Indices = NDArray[np.int64]
 NEGLIGIBLE = 1e-7  # of the belief: what is above the background by less belongs to it
 REACH = 3.0  # standard deviations of the motion within which places take over
 COVERED = 1.5  # the same within which a place is near enough for nothing to leave the map
+REGION = 3.0  # standard deviations of a prior within which places are of its region
 
 
 class BeliefConfig(BaseModel):
@@ -41,7 +42,8 @@ class BeliefConfig(BaseModel):
     closer to each other count as parts of one, for they share their mistakes. nothing: share of
     images that speak for no place, at least: a calibration's is of images one by one, and a
     place that is mistaken for another is so for several in a row. min_probability: belief at the
-    mode, below which there is no fix.
+    mode, below which there is no fix. prior_share: of the belief that a prior puts into its region
+    at least; the rest stays where it was.
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
@@ -52,7 +54,8 @@ class BeliefConfig(BaseModel):
     outside: float = Field(default=0.1, ge=0.0, lt=1.0)
     evidence_m: float = Field(default=5.0, gt=0.0)
     nothing: float = Field(default=0.05, gt=0.0, lt=1.0)
-    min_probability: float = Field(default=0.99, ge=0.0, le=1.0)
+    min_probability: float = Field(default=0.999, ge=0.0, le=1.0)
+    prior_share: float = Field(default=0.9, ge=0.0, lt=1.0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Belief:
 
     T_map_place: (n, 4, 4); a place seen in several headings is a row for each. spacing_m: the way
     between neighbours. It begins as knowing nothing. `moved` and `saw` change it, `located`
-    says what it comes to.
+    says what it comes to; `told` takes what is known otherwise.
 
     places, weights: those held one by one, in order. background: the belief in all the others
     together, even among them. outside: the belief in none of them. All add up to 1.
@@ -124,7 +127,7 @@ class Belief:
         # What all places have in common stays so wherever they move; the rest is moved.
         common = self._each
         rest = self.weights - common
-        now = self._moved_poses()
+        now = self._moved_poses(self.places)
         near = self._tree.query_ball_point(now[:, :2], REACH * self._sigma_m)
         source = np.repeat(np.arange(len(near)), [len(found) for found in near])
         target = np.array([i for found in near for i in found], np.int64)
@@ -178,6 +181,45 @@ class Belief:
         self.outside /= total
         self._hold(held, weights / total, 1.0 - self.outside)
 
+    def told(self, pose: Array, covariance: Array) -> float:
+        """
+        Believe a prior, as far as `prior_share`; return the belief in its region before.
+
+        pose: (3,) x, y, yaw in the map, of now. covariance: (3, 3) of it, positive definite; a
+        heading that is not known has a large variance. Its region are the places within three of
+        its standard deviations, widened by what lies between two places; NaN without any, and
+        then nothing changes. A region that is believed less than `prior_share` is raised to that,
+        within it by the prior's Gaussian times what was believed (Jeffrey's rule, 1965). So all
+        else keeps its odds and is found again if images speak for it; a prior that is said again,
+        or that is vaguer than what is known, changes nothing.
+        """
+        wider = np.array([self._sigma_m, self._sigma_m, math.radians(self.config.sigma_deg)]) ** 2
+        P = np.asarray(covariance, np.float64) + np.diag(wider)
+        reach = REGION * math.sqrt(np.linalg.eigvalsh(P[:2, :2])[-1])
+        near = np.array(self._tree.query_ball_point(
+            pose[:2], reach + float(np.linalg.norm(self._step[:2, 3]))), np.int64)
+        off = self._moved_poses(near) - pose
+        off[:, 2] = wrap(off[:, 2])
+        squared = np.einsum('ij,ij->i', off, np.linalg.solve(P, off.T).T)
+        region, squared = near[squared <= REGION ** 2], squared[squared <= REGION ** 2]
+        if len(region) == 0:
+            return math.nan
+        held = np.union1d(self.places, region)
+        weights = np.full(len(held), self._each)
+        weights[np.searchsorted(held, self.places)] = self.weights
+        rows = np.searchsorted(held, region)
+        before = float(weights[rows].sum())
+        lacking = (self.config.prior_share - before) / max(1.0 - before, NEGLIGIBLE)
+        if lacking > NEGLIGIBLE:
+            within = weights[rows] * np.exp(-0.5 * squared)
+            if within.sum() <= 0.0:
+                within = np.exp(-0.5 * squared)
+            weights *= 1.0 - lacking
+            weights[rows] += lacking * within / within.sum()
+            self.outside *= 1.0 - lacking
+            self._hold(held, weights, 1.0 - self.outside)
+        return before
+
     def located(self, radius_m: float) -> Located | None:
         """
         Return the mode of the belief: what lies within `radius_m` of its heaviest cluster.
@@ -187,7 +229,7 @@ class Belief:
         """
         if len(self.places) == 0:
             return None
-        poses = self._moved_poses()
+        poses = self._moved_poses(self.places)
         order = np.argsort(-self.weights)[:64]
         apart = np.linalg.norm(poses[order, None, :2] - poses[None, :, :2], axis=2)
         alike = np.abs(wrap(poses[order, None, 2] - poses[None, :, 2])) <= math.pi / 4
@@ -207,13 +249,13 @@ class Belief:
         return Located(pose, (w[:, None] * spread).T @ spread, probability,
                        int(self.places[order[best]]))
 
-    def _moved_poses(self) -> Array:
-        """Return x, y and yaw (m, 3) of the vehicle, were it at each of the places held."""
+    def _moved_poses(self, places: Indices) -> Array:
+        """Return x, y and yaw (m, 3) of the vehicle, were it last at each of the places (m,)."""
         x, y, turn = self._step[0, 3], self._step[1, 3], float(yaw_of(self._step))
-        yaw = self._yaw[self.places]
+        yaw = self._yaw[places]
         c, s = np.cos(yaw), np.sin(yaw)
         ahead = np.stack([c * x - s * y, s * x + c * y], 1)
-        return np.column_stack([self._xy[self.places] + ahead, wrap(yaw + turn)])
+        return np.column_stack([self._xy[places] + ahead, wrap(yaw + turn)])
 
 
 def _summed(places: Indices, weights: Array) -> tuple[Indices, Array]:

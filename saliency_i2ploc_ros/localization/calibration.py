@@ -13,6 +13,7 @@ street.
 
 from __future__ import annotations
 
+from functools import cached_property
 import json
 import math
 from pathlib import Path
@@ -29,11 +30,11 @@ from ..storage import content_hash, read_json, write_json
 Array = NDArray[np.float64]
 
 FILE = 'calibration.json'
-FORMAT = 1
+FORMAT = 2
 SEAL = 'hash'
 AGAIN = 'calibrate again with `i2ploc calibrate`'
 # Fields that say with which search it was made; `LocalizerConfig` has the same names.
-SEARCH = ('top_k', 'temperature', 'merge_radius_m')
+SEARCH = ('top_k', 'temperature', 'merge_radius_m', 'verify')
 EVIDENCE = ('weight', 'score', 'margin', 'agreement', 'heading')
 _MOST_LOGIT = 8.0  # of a weight: beyond, a softmax in float64 says no more
 _BEST = 3  # places whose mean score stands for a cluster
@@ -75,8 +76,10 @@ class Calibration(BaseModel):
     """
     What `i2ploc calibrate` learned; see the module.
 
-    encoder_hash, preprocessing_hash, top_k, temperature, merge_radius_m, headings (views of a
-    submap), spacing_m and smooth_m are what it holds for: `check_calibration` refuses another.
+    encoder_hash, preprocessing_hash, top_k, temperature, merge_radius_m, verify, headings (views
+    of a submap), spacing_m and smooth_m are what it holds for: `check_calibration` refuses
+    another. `verify` says nothing of a model without a verifier, and is then not compared;
+    calibrations of format 1, which do not have it, are of such models.
     map_identity: of the one map that it holds for, '' for any of that kind. radius_m: within which
     a fix is right, if it also looks within 45 degrees of the right way. right: the probability of
     that, were the place in the map; inside: that it is, if it is as often as not (None: not known,
@@ -93,6 +96,7 @@ class Calibration(BaseModel):
     top_k: int
     temperature: float
     merge_radius_m: float
+    verify: bool = True
     headings: int
     spacing_m: float
     smooth_m: float
@@ -104,6 +108,11 @@ class Calibration(BaseModel):
     heading_rad: Power
     nothing: float = Field(gt=0.0, lt=1.0)
     provenance: dict[str, Any] = {}
+
+    @cached_property
+    def identity(self) -> str:
+        """Return the hash by which answers and reports name it."""
+        return content_hash(self.model_dump(mode='json'))
 
     def probability(self, evidence: ArrayLike, outside: float) -> Array:
         """
@@ -135,13 +144,19 @@ class Calibration(BaseModel):
         return np.asarray(road @ np.diag(self.sigma(spread) ** 2) @ road.T)
 
 
+def identity_of(calibration: Calibration | None) -> str:
+    """Return the hash that names a calibration, 'none' without one."""
+    return 'none' if calibration is None else calibration.identity
+
+
 def evidence_of(
     scores: ArrayLike, weights: Array, cluster: NDArray[np.bool_], alike: NDArray[np.bool_],
 ) -> Array:
     """
     Return the figures (5,) that the probability is made of, in the order of `EVIDENCE`.
 
-    scores: (k,) cosines, best first. weights: (k,) of the mixture. cluster: (k,) which hypotheses
+    scores: (k,), best first: cosines, or what verification made of them (see `verification`).
+    weights: (k,) of the mixture. cluster: (k,) which hypotheses
     lie about the best one; alike: (k,) which of these look its way too.
 
     weight: the logarithm of the odds of the cluster's weight. score: of the best place. margin:
@@ -205,7 +220,8 @@ def read_calibration(folder: Path) -> Calibration | None:
         first = error.errors()[0]
         key = '.'.join(str(part) for part in first['loc'])
         raise InputError(f'{path} is no calibration ({key}: {first["msg"]}): {AGAIN}') from error
-    if content_hash(found.model_dump(mode='json')) != seal:
+    # What an earlier format did not have is not in its seal.
+    if content_hash(found.model_dump(mode='json', exclude_unset=True)) != seal:
         raise InputError(f'{path} was altered since it was written: {AGAIN}')
     return found
 
@@ -222,5 +238,8 @@ def check_calibration(calibration: Calibration, holds_for: dict[str, Any], where
         if name == 'map_identity' and made_for == '':
             continue
         if made_for != value:
-            raise InputError(f'the calibration in {where} was made for {name} {made_for!r}, and '
-                             f'here it is {value!r}: {AGAIN}, or remove {FILE} there')
+            # `i2ploc calibrate` searches as a localizer does by default.
+            mend = f'leave {name} at {made_for!r}' if name in SEARCH else AGAIN
+            raise InputError(f'the calibration for {where} was made for {name} {made_for!r}, and '
+                             f'here it is {value!r}: {mend}, or take {FILE} out of the folder of '
+                             'the map or model')

@@ -21,7 +21,7 @@ class Fix:
 
     T_map_base: (4, 4). covariance: (6, 6) in ROS's order x, y, z, rotations about x, y, z; metres
     and radians, about the map's fixed axes (REP-103, REP-105); symmetric positive definite.
-    score: cosine similarity of the best candidate.
+    score: of the best candidate: its cosine, with what the verifier adds (see `verification`).
     """
 
     T_map_base: Array
@@ -34,7 +34,7 @@ class Candidates:
     """
     The places that look most alike, best first; none if the image was rejected unseen.
 
-    indices: (k,) int64, places of the database. scores: (k,) float32 cosines, falling.
+    indices: (k,) int64, places of the database. scores: (k,) float32, falling.
     T_map_base: (k, 4, 4), where the vehicle would be if it were this one: the place's pose, turned
     back by the camera's heading in the vehicle.
     """

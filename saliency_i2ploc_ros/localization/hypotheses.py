@@ -31,28 +31,31 @@ class LocalizerConfig(BaseModel):
     """
     When an image gets a fix, and how sure that fix is. Unknown keys are refused.
 
-    top_k: places searched for each image. temperature: difference of cosines that makes a place
+    top_k: places searched for each image. verify: compare them with the image once more, where the
+    model has a verifier (see `verification`). temperature: difference of scores that makes a place
     e times less likely. merge_radius_m: places this near to the best one form its cluster.
     min_probability: of being right, below which there is no fix; outside: how often images come
     from outside the map, before anything is seen. Both are for a calibrated localizer. Without a
-    calibration min_weight, the share of the weight in the best cluster, decides. min_score: cosine
-    of the best place, below which there is no fix in any case. min_contrast: standard deviation of
+    calibration min_weight, the share of the weight in the best cluster, decides. min_score: score
+    of the best place, below which there is no fix in any case; any number, since a verifier adds
+    to cosines as much as its weight says. min_contrast: standard deviation of
     grey levels (0 to 255) of an image that shows something; min_visible: share of it in which
-    details are to be seen (see `visible_share`). frozen_s: a camera that has shown the
+    details are to be seen (see `visibility_of`). frozen_s: a camera that has shown the
     very same picture for longer is not believed (where images have stamps: `ros.pipeline`); 0: it
     is. The rest are standard deviations
     that remain when all places agree, see `covariance`; x, y and heading of a calibrated localizer
     have their own.
     """
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
     top_k: int = Field(default=20, ge=1)
+    verify: bool = True
     temperature: float = Field(default=0.03, gt=0.0)
     merge_radius_m: float = Field(default=20.0, gt=0.0)
     min_probability: float = Field(default=0.95, ge=0.0, le=1.0)
     outside: float = Field(default=0.05, ge=0.0, lt=1.0)
-    min_score: float = Field(default=0.0, ge=-1.0, le=1.0)
+    min_score: float = 0.0
     min_weight: float = Field(default=0.7, ge=0.0, le=1.0)
     min_contrast: float = Field(default=4.0, ge=0.0)
     min_visible: float = Field(default=0.4, ge=0.0, le=1.0)
@@ -68,14 +71,17 @@ class Retrieved:
     """
     What one image found in the map.
 
-    scores: (k,) cosines, best first. indices: (k,) places. T_map_place: (k, 4, 4) their poses.
-    heading: where the camera looks in its vehicle, radians, left positive.
+    scores: (k,), best first: cosines, or what verification made of them. indices: (k,) places.
+    T_map_place: (k, 4, 4) their poses.
+    heading: where the camera looks in its vehicle, radians, left positive. floor: the smallest of
+    the cosines, before verification: the most that a place not found can have.
     """
 
     scores: NDArray[np.float32]
     indices: NDArray[np.int64]
     T_map_place: Array
     heading: float
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,9 @@ class Joined:
     """
     The hypotheses of all images of one moment, best first (see `join`).
 
-    scores: (n,) float64, mean cosines. evidence: (n,) the same less what several images brought
-    twice: what the mixture's weights are made of. indices: (n,) places. T_map_place: (n, 4, 4),
-    turned as the camera of the best hypothesis would see them. heading: of that camera.
+    scores: (n,) float64, means over the images. evidence: (n,) the same less what several images
+    brought twice: what the mixture's weights are made of. indices: (n,) places. T_map_place:
+    (n, 4, 4), turned as the camera of the best hypothesis would see them. heading: of that camera.
     """
 
     scores: Array
@@ -101,10 +107,13 @@ def join(found: Sequence[Retrieved], config: LocalizerConfig) -> Joined:
 
     Each place, turned back by its camera's heading, says where the vehicle would be. For such a
     pose every image has a score: its own candidate's there (the nearest one within
-    `merge_radius_m` and 45 degrees), or, where it has none, its last candidate's, which is the
-    most that a place not found can have. The pose's score is the mean over the images: weights
-    become the geometric mean of the images' own (a logarithmic opinion pool), so that images that
-    share a mistake do not make it a certainty, and the same image twice says no more than once.
+    `merge_radius_m` and 45 degrees), or, where it has none, its `floor`: the most that the place's
+    cosine can be, and nothing added, since no verifier has seen it. The last candidate's score
+    would not do: it is that of a place which the verifier spoke against, and the more firmly it
+    did, the less would count what the other images found elsewhere. The pose's score is the mean
+    over the images: weights become the geometric mean of the images' own (a logarithmic opinion
+    pool), so that images that share a mistake do not make it a certainty, and the same image twice
+    says no more than once.
 
     A pose that m of the images brought is in the mixture about m times: each time it counts 1 / m.
     """
@@ -115,7 +124,7 @@ def join(found: Sequence[Retrieved], config: LocalizerConfig) -> Joined:
     total, brought = np.zeros(len(owner)), np.zeros(len(owner))
     for i, one in enumerate(found):
         own, others = owner == i, owner != i
-        seen, there = _scores_at(T_map_base[others], T_map_base[own], one.scores, config)
+        seen, there = _scores_at(T_map_base[others], T_map_base[own], one, config)
         total[own] += one.scores
         total[others] += seen
         brought[own] += 1.0
@@ -135,16 +144,20 @@ def _turns(yaws: Array) -> Array:
 
 
 def _scores_at(
-    poses: Array, T_map_base: Array, scores: NDArray[np.float32], config: LocalizerConfig,
+    poses: Array, T_map_base: Array, found: Retrieved, config: LocalizerConfig,
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Return what an image with these candidates gives other poses, (n,), and where it has one."""
+    """
+    Return what an image gives other poses, (n,), and where it has a candidate.
+
+    T_map_base: (k, 4, 4), where its candidates say that the vehicle is.
+    """
     apart = np.linalg.norm(poses[:, None, :2, 3] - T_map_base[None, :, :2, 3], axis=2)
     # The trace of R_a R_b^T is 1 + 2 cos(angle between them).
     trace = np.einsum('aij,bij->ab', poses[:, :3, :3], T_map_base[:, :3, :3])
     alike = (apart <= config.merge_radius_m) & (trace >= 1.0 + 2.0 * math.cos(SAME_HEADING_RAD))
     there = alike.any(axis=1)
     nearest = np.where(alike, apart, np.inf).argmin(axis=1)
-    return np.where(there, scores[nearest], scores[-1]).astype(np.float64), there
+    return np.where(there, found.scores[nearest], found.floor).astype(np.float64), there
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ def estimate(
     """
     Return the pose that the retrieved places speak for.
 
-    scores: (k,) cosines, best first (of several images, the evidence of `join`).
+    scores: (k,), best first (of several images, the evidence of `join`).
     T_map_place: (k, 4, 4) poses of the map's vehicle there. spacing_m: distance between
     neighbouring places of the map.
 

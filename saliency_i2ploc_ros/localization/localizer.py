@@ -23,11 +23,12 @@ from .calibration import Calibration, check_calibration, read_calibration, SEARC
 from .fix import Answer, Candidates, Fix
 from .hypotheses import estimate, join, LocalizerConfig, Retrieved
 from .trust import judged, REASONS
-from .visibility import contrast, visible_share
+from .verification import verification_of
+from .visibility import visibility_of
 
 Array = NDArray[np.float64]
 
-STAGES = ('prepare', 'encode', 'search', 'hypotheses')
+STAGES = ('prepare', 'encode', 'search', 'verify', 'hypotheses')
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,20 @@ class Localizer:
         self.model = torch_runtime(model) if isinstance(model, DualEncoder) else model
         self.database = database
         self.config = config or LocalizerConfig()
+        self.verification = verification_of(self.model, self.config.verify)
+        if self.verification is not None and database.details is None:
+            raise InputError('the map has no details of its places, by which the model verifies: '
+                             'build it again with `i2ploc build-map` and this model')
         self.calibration = calibration
         if calibration is not None:
             check_calibration(calibration, {
-                name: getattr(self.config, name) for name in SEARCH}, database.path)
+                name: getattr(self.config, name) for name in search_of(self.model)},
+                database.path)
 
     def close(self) -> None:
         """Free the model, on CUDA too; nothing can be localized after that."""
         self.model.close()
+        self.verification = None  # which holds on to the verifier
 
     def localize(
         self, image: NDArray[np.uint8], camera: Camera | None, T_base_camera: Array,
@@ -126,15 +133,15 @@ class Localizer:
         headings = [camera_yaw(view.T_base_camera) for view in views]
         config, clock = self.config, _Clock()
 
-        contrasts = [contrast(view.image) for view in views]
-        shares = [visible_share(view.image) for view in views]
-        used = [i for i, (levels, share) in enumerate(zip(contrasts, shares, strict=True))
-                if levels >= config.min_contrast and share >= config.min_visible]
+        visible = [visibility_of(view.image) for view in views]
+        used = [i for i, (contrast, share) in enumerate(visible)
+                if contrast >= config.min_contrast and share >= config.min_visible]
         if not used:
             clock.lap('prepare')
+            contrast, share = (max(each) for each in zip(*visible, strict=True))
             return Answer(None, 'no_texture', f'the image shows nothing: contrast '
-                          f'{max(contrasts):.1f} of at least {config.min_contrast:g} grey levels, '
-                          f'details in {100 * max(shares):.0f} % of it (at least '
+                          f'{contrast:.1f} of at least {config.min_contrast:g} grey levels, '
+                          f'details in {100 * share:.0f} % of it (at least '
                           f'{100 * config.min_visible:g} %)',
                           Candidates.none(), clock.milliseconds)
         inputs = [self.model.prepare(views[i].image, views[i].camera) for i in used]
@@ -143,18 +150,28 @@ class Localizer:
         encoded = [self.model.run(pixels[None]) for pixels in inputs]
         saliency: list[NDArray[np.float32] | None] = [None] * len(views)
         if self.model.config.has_saliency:
-            for i, (_, rows) in zip(used, encoded, strict=True):
-                saliency[i] = rows[0]
+            for i, seen in zip(used, encoded, strict=True):
+                saliency[i] = seen.saliency[0]
         clock.lap('encode')
 
         k = min(config.top_k, len(self.database.descriptors))
-        found = []
-        for i, (descriptor, _) in zip(used, encoded, strict=True):
-            score_rows, index_rows = self.database.search(descriptor, k)
-            indices = index_rows[0].astype(np.int64)
-            found.append(Retrieved(score_rows[0], indices, np.asarray(
-                self.database.T_map_base[indices], np.float64), headings[i]))
+        ranked = []
+        for seen in encoded:
+            scores, indices = self.database.search(seen.descriptor, k)
+            ranked.append((scores[0], indices[0].astype(np.int64)))
         clock.lap('search')
+
+        floors = [float(scores[-1]) for scores, _ in ranked]
+        if self.verification is not None:
+            places = self.database.details
+            for n, seen in enumerate(encoded):
+                assert seen.details is not None and places is not None  # see `__init__`
+                ranked[n] = self.verification(seen.details[0], places, *ranked[n])
+        clock.lap('verify')
+
+        found = [Retrieved(scores, indices, np.asarray(
+            self.database.T_map_base[indices], np.float64), headings[i], floor)
+            for i, (scores, indices), floor in zip(used, ranked, floors, strict=True)]
 
         joined = join(found, config)
         turn_back = planar(0.0, 0.0, -joined.heading)
@@ -224,6 +241,13 @@ def calibration_for(
     if found is not None and all(getattr(found, name) == value for name, value in kind.items()):
         return found
     return None
+
+
+def search_of(model: ImageRuntime) -> tuple[str, ...]:
+    """Return those of `SEARCH` that matter to a model: `verify` only if it has a verifier."""
+    if verification_of(model, True) is None:
+        return tuple(name for name in SEARCH if name != 'verify')
+    return SEARCH
 
 
 def check_image(image: NDArray[np.uint8], camera: Camera | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -24,6 +24,44 @@ SEQUENCE_REASONS = {'undecided': 'not yet certain',
                     'outside': 'the vehicle seems to be outside the map'}
 
 
+@dataclass(frozen=True)
+class Prior:
+    """
+    Where a vehicle is thought to be by something else: a last fix, GNSS, a person.
+
+    T_map_base: (4, 4), of which x, y and yaw count. covariance: (3, 3) of these, in the map.
+    """
+
+    T_map_base: Array
+    covariance: Array
+
+    def moved(self, T_before_after: Array) -> Prior:
+        """
+        Return what it says after a motion (4, 4) of the vehicle, which is taken as exact.
+
+        The yaw is normal, of mean m and variance v, so that a motion d in the vehicle goes
+        R(yaw) d = cos(e) a + sin(e) b, with e ~ N(0, v), a = R(m) d and b = R(m + 90 degrees) d.
+        The mean of that is exp(-v/2) a, its covariance (1 - exp(-v))^2 / 2 a a^T
+        + (1 - exp(-2v)) / 2 b b^T, that with the yaw exp(-v/2) v b, and with the position
+        exp(-v/2) c b^T, where c is the position's with the yaw (Stein's lemma). Of a small v it is
+        the linear propagation; of a heading that is not known the position stays and widens.
+        """
+        P = self.covariance
+        v, known = P[2, 2], math.exp(-0.5 * P[2, 2])
+        yaw, d = float(yaw_of(self.T_map_base)), T_before_after[:2, 3]
+        a, b = (planar(0.0, 0.0, yaw + turn)[:2, :2] @ d for turn in (0.0, 0.5 * math.pi))
+        with_position = known * np.outer(P[:2, 2], b)
+        Q = P.copy()
+        Q[:2, :2] += (with_position + with_position.T
+                      + 0.5 * (1.0 - math.exp(-v)) ** 2 * np.outer(a, a)
+                      + 0.5 * (1.0 - math.exp(-2.0 * v)) * np.outer(b, b))
+        Q[:2, 2] += known * v * b
+        Q[2, :2] = Q[:2, 2]
+        x, y, z = self.T_map_base[:3, 3]
+        return Prior(planar(x + known * a[0], y + known * a[1],
+                            yaw + float(yaw_of(T_before_after)), z), Q)
+
+
 class Sequence:
     """
     Joins the answers of one vehicle's images with its odometry.
@@ -41,24 +79,33 @@ class Sequence:
         self.belief = Belief(database.T_map_base, database.spacing_m, belief or BeliefConfig(
             outside=config.outside))
         self._heading: float | None = None  # of the camera in the vehicle: places are its poses
+        # Of the last prior: how much was believed of its region, NaN if no place is in it.
+        self.agreed = math.nan
 
     def reset(self) -> None:
         """Forget everything."""
         self.belief.reset()
         self._heading = None
 
-    def joined(self, answer: Answer, T_before_after: Array | None) -> Answer:
+    def joined(
+        self, answer: Answer, T_before_after: Array | None, prior: Prior | None = None,
+    ) -> Answer:
         """
         Return the answer as it is with all that came before.
 
         T_before_after: (4, 4) the vehicle's pose now in its pose at the last image, of odometry;
-        None at the first. An image that was not searched stays without a fix.
+        None at the first. An image that was not searched stays without a fix. prior: of the time
+        of this image, which must have been searched; see `Belief.told`.
         """
         if T_before_after is not None:
             self._move(T_before_after)
         if len(answer.candidates) == 0:
             return answer
         places, scores = self._evidence(answer)
+        if prior is not None:
+            T = prior.T_map_base @ planar(0.0, 0.0, self._heading or 0.0)
+            self.agreed = self.belief.told(
+                np.array([*T[:2, 3], float(yaw_of(T))]), prior.covariance)
         if len(places) > 0:
             nothing = self.belief.config.nothing
             if self._calibration is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,20 +19,24 @@ _SURE = 1.5  # times as much as the noise explains is not counted as detail
 _LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
-def contrast(image: NDArray[np.uint8]) -> float:
-    """Return the standard deviation of the grey levels of an image (H, W, 3) uint8 RGB."""
-    return float(cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[1][0, 0])
+class Visibility(NamedTuple):
+    """contrast: standard deviation of the grey levels; share, 0 to 1, in which details show."""
+
+    contrast: float
+    share: float
 
 
-def visible_share(image: NDArray[np.uint8]) -> float:
+def visibility_of(image: NDArray[np.uint8]) -> Visibility:
     """
-    Return the share, 0 to 1, of an image (H, W, 3) uint8 RGB in which details can be seen.
+    Return how much of an image (H, W, 3) uint8 RGB can be seen.
 
-    The image is divided into cells; of each the deviation of its band-passed grey levels is taken,
-    less what its noise explains. The noise is estimated from the difference of two Laplacians, to
-    which edges and surfaces add little (Immerkaer, "Fast noise variance estimation", CVIU 1996).
+    For the share it is divided into cells; of each the deviation of its band-passed grey levels is
+    taken, less what its noise explains. The noise is estimated from the difference of two
+    Laplacians, to which edges and surfaces add little (Immerkaer, "Fast noise variance
+    estimation", CVIU 1996).
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    contrast = float(cv2.meanStdDev(grey)[1][0, 0])
     height, width = grey.shape
     # A whole number of pixels becomes one, at half the cost of other ratios.
     times = min(width // WIDTH, height // CELLS[1])
@@ -44,7 +48,8 @@ def visible_share(image: NDArray[np.uint8]) -> float:
     band = cv2.GaussianBlur(pixels, (0, 0), _FINE) - cv2.GaussianBlur(pixels, (0, 0), _COARSE)
     power = _cells(band * band)
     noise = _cells(np.abs(cv2.filter2D(pixels, cv2.CV_32F, _LAPLACIANS))) * np.sqrt(np.pi / 2) / 6
-    return float(np.mean(power - (_SURE * _OF_NOISE * noise) ** 2 >= DETAIL ** 2))
+    seen = power - (_SURE * _OF_NOISE * noise) ** 2 >= DETAIL ** 2
+    return Visibility(contrast, float(np.mean(seen)))
 
 
 def _cells(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -33,7 +33,8 @@ class EncodedSubmaps(NamedTuple):
 
     descriptors: (n, D) float32. indices: (n,) int64, which submaps of the store they are of.
     T_base_view, T_map_place: (n, 4, 4), from where they are seen, in the submap and in the map.
-    skipped: how many views had too few points.
+    skipped: how many views had too few points. details: (n, N, c) of their tokens, for the
+    verifier; None of a model without.
     """
 
     descriptors: NDArray[np.float32]
@@ -41,6 +42,7 @@ class EncodedSubmaps(NamedTuple):
     T_base_view: NDArray[np.float64]
     T_map_place: NDArray[np.float64]
     skipped: int
+    details: NDArray[np.float16] | None = None
 
 
 def encode_submaps(
@@ -69,6 +71,8 @@ def _encode(
     device = next(model.parameters()).device
     # A view that cannot be encoded is a row of NaN until all rows are there.
     rows = np.full((len(mine), model.config.descriptor_dim), np.nan, np.float32)
+    shape = model.config.details_shape
+    details = None if shape is None else np.zeros((len(mine), *shape), np.float16)
     waiting: list[tuple[int, tuple[NDArray[Any], ...]]] = []
     for row, i in enumerate(track(mine, f'descriptors of {store.name}')):
         try:
@@ -77,25 +81,41 @@ def _encode(
         except InputError as error:
             _log.debug('submap %d: %s', views.submap[i], error)
         if waiting and (len(waiting) == batch or row == len(mine) - 1):
-            rows[[at for at, _ in waiting]] = _descriptors([x for _, x in waiting], model)
+            done = [at for at, _ in waiting]
+            rows[done], of_tokens = _described([x for _, x in waiting], model)
+            if details is not None:
+                details[done] = of_tokens
             waiting = []
-    found = gather_rows(torch.from_numpy(rows).to(device), len(views.submap), world).cpu().numpy()
+
+    def gathered(array: NDArray[Any]) -> NDArray[Any]:
+        if world.size == 1:
+            return array  # not by way of the device: details are most of a map
+        return np.asarray(gather_rows(torch.from_numpy(array).to(device), len(views.submap),
+                                      world).cpu().numpy())
+
+    found = gathered(rows)
     kept = np.flatnonzero(np.isfinite(found).all(1))
+    # Not smoothed as descriptors are: a mean of neighbours would be of no one's tokens.
+    of_kept = None if details is None else gathered(details)
+    if of_kept is not None and len(kept) < len(of_kept):
+        of_kept = of_kept[kept]
     views = Views(views.submap[kept], views.T_base_view[kept])
     poses = views.T_map_view(store)
     return EncodedSubmaps(smoothed(found[kept], poses, model.config.smooth_m), views.submap,
-                          views.T_base_view, poses, len(found) - len(kept))
+                          views.T_base_view, poses, len(found) - len(kept), of_kept)
 
 
-def _descriptors(
+def _described(
     inputs: list[tuple[NDArray[Any], ...]], model: DualEncoder,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return descriptors (b, D) of stacked inputs, and details (b, N, c) if there are any."""
     device = next(model.parameters()).device
     stacked = [torch.from_numpy(np.stack(parts)).to(device)
                for parts in zip(*inputs, strict=True)]
     with torch.inference_mode():
-        found = model.encode_cloud(*stacked).descriptor
-    return np.asarray(found.float().cpu().numpy(), np.float32)
+        found = model.encode_cloud(*stacked)
+    details = None if found.details is None else found.details.float().cpu().numpy()
+    return found.descriptor.float().cpu().numpy(), details
 
 
 def build_database(
@@ -134,7 +154,8 @@ def build_database(
             encoder_hash=encoder_hash(model), preprocessing_hash=preprocessing_hash(model.config),
             model_name=model.config.name, submap=store.config.model_dump(mode='json'),
             spacing_m=store.config.spacing_m, source=store.name, submaps_key=store.key,
-            skipped=encoded.skipped + store.skipped, overwrite=overwrite)
+            skipped=encoded.skipped + store.skipped, overwrite=overwrite,
+            details=encoded.details)
     barrier(world)
     return PlaceDatabase.open(path)
 

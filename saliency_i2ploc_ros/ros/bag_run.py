@@ -9,11 +9,12 @@ the bag's, so that nothing is dropped and nothing depends on the machine's speed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from pathlib import Path
 from typing import Any
 
+from nav_msgs.msg import Odometry
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message
@@ -21,7 +22,7 @@ from sensor_msgs.msg import CameraInfo
 import yaml
 
 from ..data.bag_frames import mount, static_transforms
-from ..data.bags import BagReader
+from ..data.bags import BagMessage, BagReader
 from ..errors import InputError
 from ..evaluation.answers import record_of
 from ..evaluation.summary import Record
@@ -29,7 +30,9 @@ from ..localization.localizer import Localizer
 from ..progress import track
 from .bag_images import image_message, info_topic_of, KINDS, poses_in_bag
 from .frames import extrinsics_numbers, rig_extrinsics
-from .moments import Moment, Moments
+from .moments import JUMP_NS, Moment, Moments
+from .motion import follower_of, PATIENCE_S
+from .odometry import OdometryTopic
 from .outputs import cameras_entry
 from .parameters import LOCALIZER
 from .pipeline import Pipeline
@@ -40,11 +43,12 @@ class Topics:
     """
     What of a bag is used. images: topics by camera, {'': topic} for one without a name.
 
-    truth: topic of PoseStamped, or None.
+    truth: topic of PoseStamped, or None. odometry: of Odometry, for the parameter sequence.
     """
 
     images: dict[str, str]
     truth: str | None = None
+    odometry: str | None = None
 
 
 def run_bag(
@@ -56,12 +60,19 @@ def run_bag(
 
     given: the node's parameters (`localizer_parameters`, `mounted_by_bag`). max_gap_s: the truth
     is interpolated over gaps up to this. every: answer each n-th moment only; limit: stop after
-    so many. Of each image alone: with the parameter sequence it is an InputError.
+    so many. With the parameter sequence as the node, but that odometry is of a topic, and priors
+    in the bag are not heard.
     """
-    if given['sequence'] != 'none':
-        raise InputError(f'sequence is {given["sequence"]}, which needs the running node: replay '
-                         'the bag to it, or set sequence to none')
-    with BagReader(bag) as reader:
+    if given['sequence'] == 'odometry' and topics.odometry is None:
+        raise InputError(f'sequence is odometry, and the bag {bag} has no topic of Odometry: '
+                         'record odom, or set sequence to constant_velocity or none')
+    # The odometry has a reader of its own: it is read up to each image.
+    with BagReader(bag) as reader, BagReader(bag) as odometry_reader:
+        odometry, told = None, None
+        if given['sequence'] == 'odometry':
+            odometry = OdometryTopic(given['odom_frame'], given['base_frame'])
+            told = Heard(odometry, odometry_reader.messages([topics.odometry]))
+        follower = follower_of(localizer, given, odometry, patience_s=0.0)
         truth = poses_in_bag(reader, topics.truth)
         calibrations = {info_topic_of(reader, topic): name
                         for name, topic in topics.images.items()}
@@ -70,6 +81,10 @@ def run_bag(
         def time_went_back(_: str) -> None:
             pipeline.last_stamp_ns = None
             moments.clear()
+            if follower is not None:
+                follower.forget()
+            if told is not None:
+                told.time_went_back = True
 
         pipeline = Pipeline(
             localizer, list(topics.images), _mounting(list(topics.images), given),
@@ -85,15 +100,22 @@ def run_bag(
         kinds = {name: KINDS[reader.topics[topic]] for name, topic in topics.images.items()}
         total = min(reader.counts[topic] for topic in topics.images.values())
         records: list[Record] = []
-        for i, moment in enumerate(track(
+        for i, (moment, came_ns) in enumerate(track(
                 moments_of(reader, topics, calibrations, moments, calibrate), bag.name, total)):
             if limit is not None and len(records) >= limit:
                 break
             if i % every:
                 continue
+            if told is not None:
+                told.hear(came_ns)
             answered = pipeline.answer({
                 name: deserialize_message(data, kinds[name])
                 for name, data in moment.images.items()})
+            if told is not None:
+                told.wait_for(answered.stamp_ns, came_ns)
+            if follower is not None:
+                answered = replace(answered, answer=follower.follow(
+                    answered.answer, answered.stamp_ns))
             T = truth.at(np.array([answered.stamp_ns]), max_gap_s)[0] if len(truth) else \
                 np.full((4, 4), np.nan)
             records.append(record_of(answered.answer, answered.stamp_ns, T, i,
@@ -101,24 +123,62 @@ def run_bag(
     return records
 
 
+class Heard:
+    """
+    Odometry of a bag, heard when it was received: stamps may go back.
+
+    time_went_back: to be set when those of the images have.
+    """
+
+    def __init__(self, odometry: OdometryTopic, messages: Iterator[BagMessage]) -> None:
+        self.time_went_back = False
+        self._odometry, self._messages = odometry, messages
+        self._next = next(messages, None)
+
+    def hear(self, until_ns: int) -> None:
+        """Take what was received up to a log time."""
+        while self._next is not None and self._next.stamp_ns <= until_ns:
+            self._odometry.add(deserialize_message(self._next.data, Odometry))
+            self._next = next(self._messages, None)
+
+    def wait_for(self, stamp_ns: int, came_ns: int) -> None:
+        """Take what a node would wait for: odometry of an image that was received at `came_ns`."""
+        if self.time_went_back and self._odometry.newest_ns > stamp_ns + JUMP_NS:
+            self._odometry.forget()  # it has not gone back itself yet
+        self.time_went_back = False
+        end_ns = came_ns + round(PATIENCE_S * 1e9)
+        while self._next is not None and self._next.stamp_ns <= end_ns:
+            try:
+                self._odometry.at(stamp_ns)
+                return
+            except InputError:
+                self.hear(self._next.stamp_ns)
+
+
 def moments_of(
     bag: BagReader, topics: Topics, calibrations: dict[str, str], moments: Moments,
     calibrate: Callable[[str, bytes], None],
-) -> Iterator[Moment]:
-    """Yield the images that belong together; hand CameraInfo over when its turn comes."""
+) -> Iterator[tuple[Moment, int]]:
+    """
+    Yield the images that belong together, and the log time at which they were complete.
+
+    CameraInfo is handed over when its turn comes.
+    """
     cameras = {topic: name for name, topic in topics.images.items()}
+    came_ns = bag.start_ns
     for message in bag.messages([*cameras, *calibrations]):
-        now = message.stamp_ns * 1e-9
+        came_ns = message.stamp_ns
+        now = came_ns * 1e-9
         if message.topic in calibrations:
             calibrate(message.topic, message.data)
             continue
         while (late := moments.overdue(now)) is not None:
-            yield late
+            yield late, came_ns
         moment = moments.add(cameras[message.topic], message.data, now)
         if moment is not None:
-            yield moment
+            yield moment, came_ns
     while (late := moments.overdue(math.inf)) is not None:
-        yield late
+        yield late, came_ns
 
 
 def mounted_by_bag(bag: Path, topics: Topics, given: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..geometry.cameras import Camera
 from ..localization.fix import Answer
 from ..localization.localizer import camera_yaw
-from ..localization.visibility import contrast, visible_share
+from ..localization.visibility import visibility_of
 from .cameras import camera_of, check_size
 from .conversions import compressed_to_rgb, image_to_rgb
 from .diagnostics import DELAY_S, REFUSALS, SLOW_MS
@@ -202,12 +202,12 @@ def image_finding(message: Image | CompressedImage, min_contrast: float,
         return Finding(ERROR, 'encoding', str(error)), None
     encoding = message.format if compressed else message.encoding
     height, width = image.shape[:2]
-    levels, share = contrast(image), visible_share(image)
-    if levels < min_contrast or share < min_visible:
+    contrast, share = visibility_of(image)
+    if contrast < min_contrast or share < min_visible:
         return Finding(WARN, 'encoding', f'{encoding}, {width} x {height}: the image shows '
-                       f'nothing (contrast {levels:.1f} of at least {min_contrast:g}, details in '
-                       f'{100 * share:.0f} % of it, at least {100 * min_visible:g} %): is the '
-                       'lens covered?'), image
+                       f'nothing (contrast {contrast:.1f} of at least {min_contrast:g}, details '
+                       f'in {100 * share:.0f} % of it, at least {100 * min_visible:g} %): is '
+                       'the lens covered?'), image
     return Finding(OK, 'encoding', f'{encoding}, {width} x {height}'), image
 
 

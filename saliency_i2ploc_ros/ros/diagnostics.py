@@ -26,7 +26,7 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
      'the last image could not be used: no_camera_info, bad_image, frozen, '
      'incomplete_set or no_odometry',
      'the same: no_extrinsics, bad_camera or failed'),
-    ('status', 'last_score', 'cosine of the last best candidate', '', ''),
+    ('status', 'last_score', 'score of the last best candidate', '', ''),
     ('status', 'probability', 'what acceptance of the last answer went by: its probability, or '
      'of a sequence the belief at its mode', '', ''),
     ('status', 'outside_share', 'of a sequence, the belief that the vehicle is outside the map',
@@ -55,6 +55,7 @@ KEYS: tuple[tuple[str, str, str, str, str], ...] = (
     ('inference', 'prepare_ms_p50_p95', "RGB to the model's input", '', ''),
     ('inference', 'encode_ms_p50_p95', 'the model', '', ''),
     ('inference', 'search_ms_p50_p95', 'the database', '', ''),
+    ('inference', 'verify_ms_p50_p95', 'the places found compared once more', '', ''),
     ('inference', 'total_ms_p50_p95', 'arrival in the thread to publication',
      'p95 above 1000 ms', ''),
     ('inference', 'device', 'where the model runs', '', ''),
@@ -72,7 +73,7 @@ TASKS = ('status', 'input', 'inference', 'database')
 REFUSALS = {'no_camera_info': WARN, 'bad_image': WARN, 'frozen': WARN, 'incomplete_set': WARN,
             'no_odometry': WARN,
             'no_extrinsics': ERROR, 'bad_camera': ERROR, 'failed': ERROR}
-STAGES = ('decode', 'prepare', 'encode', 'search', 'total')
+STAGES = ('decode', 'prepare', 'encode', 'search', 'verify', 'total')
 LATE_FIX_S, SLOW_MS, DELAY_S = 10.0, 1000.0, (-0.1, 1.0)
 
 

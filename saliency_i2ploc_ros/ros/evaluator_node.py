@@ -62,6 +62,7 @@ class Evaluator(Node):
         self.truth: dict[int, NDArray[np.float64]] = {}
         self.images: set[int] = set()
         self.localizer: dict[str, Any] = {}  # the localizer's parameters
+        self.calibrations: set[str] = set()  # by which its answers are calibrated
         self._skipped: set[str] = set()
         self._last_message_at: float | None = None
         self._map_frame = 'map'
@@ -135,7 +136,9 @@ class Evaluator(Node):
     def _on_answer(self, message: String) -> None:
         self._last_message_at = time.monotonic()
         try:
-            record = record_of_json(json.loads(message.data))
+            said = json.loads(message.data)
+            record = record_of_json(said)
+            self.calibrations.add(str(said.get('calibration', 'not said')))
             self._lines[record.stamp_ns] = record.answer
             self.answers[record.stamp_ns] = replace(record, answer='')
         except Exception as error:  # A text of another's may be anything.
@@ -197,6 +200,7 @@ class Evaluator(Node):
             'ros': {name: os.environ.get(name, '') for name in ('ROS_DISTRO', 'ROS_VERSION')},
             'model_hash': self.database.schema.encoder_hash,  # the node refuses any other
             'database_identity': self.database.identity, 'map': self.given['database'],
+            'calibration': ', '.join(sorted(self.calibrations)),
             'parameters': self.given, 'localizer': self.localizer}
         images_in = max(len(self.images), len(records))
         path_xy = [self.truth[stamp][:2, 3] for stamp in sorted(self.truth)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+import math
 from pathlib import Path
 import traceback
 from typing import Any
@@ -20,22 +21,22 @@ from ..encoders.files import preprocessing_hash
 from ..errors import InputError
 from ..export.runtime import best_device, ImageRuntime
 from ..geometry.poses import R_base_optical, transform
-from ..localization.belief import BeliefConfig
-from ..localization.localizer import calibration_for, Localizer, open_localizer
-from ..localization.sequence import Sequence as Sequence_
+from ..localization.calibration import Calibration
+from ..localization.calibration import FILE as CALIBRATION
+from ..localization.hypotheses import LocalizerConfig
+from ..localization.localizer import calibration_for, Localizer, open_localizer, search_of
 from ..mapping.database import PlaceDatabase
 from ..storage import shared_directory
 from . import parameters
+from .complaints import Complaints
 from .conversions import stamp_of
-from .diagnostics import Health, REFUSALS
+from .diagnostics import Health
 from .moments import JUMP_NS, Moment
-from .motion import ByOdometry, ConstantVelocity, Follower, GUESSED
+from .motion import Follower, follower_of
 from .newest import NewestWorker
 from .odometry import OdometryTf, OdometryTopic
 from .pipeline import Answered, Pipeline, rejection
-
-# Of images that have no time or were not looked at: they say nothing to a sequence.
-OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
+from .prior import Priors, Told
 
 
 class Inference:
@@ -43,15 +44,15 @@ class Inference:
     A model and a map in a thread of their own, always the same, which answers the newest moment.
 
     Loads and warms up while it is made; what cannot be loaded is an InputError. extrinsics,
-    time_went_back: see `Pipeline`. on_answered: called in the thread, with each answer. odometry:
-    for the parameter sequence.
+    time_went_back: see `Pipeline`. on_answered: called in the thread, with each answer. odometry,
+    priors: for the parameter sequence.
     """
 
     def __init__(
-        self, node: Node, given: dict[str, Any], cameras: Sequence[str], health: Health,
+        self, node: Node, given: dict[str, Any], cameras: list[str], health: Health,
         extrinsics: Callable[[str, str], NDArray[np.float64]],
         time_went_back: Callable[[str], None], on_answered: Callable[[Answered], None],
-        odometry: OdometryTopic | OdometryTf | None = None,
+        odometry: OdometryTopic | OdometryTf | None = None, priors: Priors | None = None,
     ) -> None:
         self._node, self._health, self._on_answered = node, health, on_answered
         self._image_type = CompressedImage if given['image_transport'] == 'compressed' else Image
@@ -65,7 +66,8 @@ class Inference:
             raise
         self._pipeline = Pipeline(localizer, cameras, extrinsics, given['camera_frame'],
                                   given['image_is_rectified'], time_went_back)
-        self._given, self._odometry = given, odometry
+        self._given, self._odometry, self._priors = given, odometry, priors
+        self._complaints = Complaints(node.get_logger())
         self._follow()
 
     @property
@@ -82,6 +84,11 @@ class Inference:
     def database(self) -> PlaceDatabase:
         """Return the map that is searched."""
         return self._pipeline.localizer.database
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Return what says how far an answer can be trusted, if anything does."""
+        return self._pipeline.localizer.calibration
 
     @property
     def received(self) -> int:
@@ -111,34 +118,41 @@ class Inference:
         if now_ns is not None:
             self._jump = self._jump[0] + 1, now_ns + JUMP_NS
         self._pipeline.last_stamp_ns = None
-        # In the thread that follows: an image may be at work.
-        self._anew = True
+        if self._follower is not None:
+            self._follower.forget()
 
     def _follow(self) -> None:
         """Begin a sequence in the present map, if one is asked for."""
-        mode, localizer = self._given['sequence'], self._pipeline.localizer
-        self._follower: Follower | None = None
-        self._anew = False
-        if mode == 'none':
-            return
-        guessed = self._odometry is None or mode != 'odometry'
-        motion = ConstantVelocity() if guessed else ByOdometry(self._odometry)
-        belief = BeliefConfig(outside=localizer.config.outside,
-                              min_probability=self._given['sequence_min_probability'],
-                              **(GUESSED if guessed else {}))
-        self._follower = Follower(Sequence_(
-            localizer.database, localizer.config, localizer.calibration, belief), motion)
+        self._follower: Follower | None = follower_of(
+            self._pipeline.localizer, self._given, self._odometry)
 
     def _followed(self, answered: Answered) -> Answered:
-        """Return what the sequence makes of an answer; images that were refused are left out."""
+        """Return what the sequence makes of an answer."""
         if self._follower is None:
             return answered
-        if self._anew:
-            self._anew = False
-            self._follower.forget()
-        if answered.answer.rejection in OUT_OF_SEQUENCE:
-            return answered
-        return replace(answered, answer=self._follower.follow(answered.answer, answered.stamp_ns))
+        told = self._prior_for(answered)
+        found = self._follower.follow(answered.answer, answered.stamp_ns, told)
+        if told is not None and found.rejection == 'no_odometry':
+            self._priors.keep(told)
+        elif told is not None:
+            agreed = self._follower.sequence.agreed
+            if math.isnan(agreed):
+                self._complaints.warn('prior', 'a prior says nothing: no place of the map is near '
+                                      'it; is it in the frame of this map?')
+            else:
+                self._node.get_logger().debug(
+                    f'a prior: {100 * agreed:.2g} % of the belief was in its region')
+        return replace(answered, answer=found)
+
+    def _prior_for(self, answered: Answered) -> Told | None:
+        """Return the prior that came since the last image, if this one can be weighed with it."""
+        if self._priors is None or len(answered.answer.candidates) == 0:
+            return None
+        try:
+            return self._priors.take(answered.stamp_ns)
+        except InputError as error:
+            self._complaints.warn('prior', str(error))
+            return None
 
     def finish(self) -> None:
         """Finish the moment at work and drop what waits; forget the cameras."""
@@ -158,12 +172,29 @@ class Inference:
             database = PlaceDatabase.open(Path(path), model_hash=model.encoder_hash,
                                           preprocessing_hash=preprocessing_hash(model.config))
             self._pipeline.localizer = Localizer(
-                model, database, localizer.config,
+                model, database, self._present_config(),
                 calibration_for(model, model_folder(self._given), database))
             self._follow()
             swapped()
 
         self._worker.call(swap)
+
+    def check_change(self, values: dict[str, Any]) -> None:
+        """
+        Raise InputError if parameters are to have values that the calibration does not hold for.
+
+        With them no image would be answered any more.
+        """
+        calibration, database = self.calibration, self.database
+        for name in search_of(self.model) if calibration is not None else ():
+            held = getattr(calibration, name)
+            if name in values and values[name] != held:
+                folder = (database.path if (database.path / CALIBRATION).is_file()
+                          else model_folder(self._given))
+                raise InputError(
+                    f'{name} stays {held}: the calibration in {folder} was made for that. To '
+                    f'search otherwise, clean up, take {CALIBRATION} out of that folder, set '
+                    f'{name} and configure; min_weight decides then')
 
     def close(self) -> None:
         """Free the model and end the thread."""
@@ -191,7 +222,7 @@ class Inference:
             images = {name: deserialize_message(data, self._image_type)
                       for name, data in moment.images.items()}
             first = next(iter(images.values()))
-            try:
+            try:  # The clock may go back while it is answered, and while odometry is waited for.
                 answered = self._with_present_config().answer(images)
                 if self._is_undone(answered.stamp_ns, jumps):
                     return
@@ -212,14 +243,16 @@ class Inference:
 
     def _with_present_config(self) -> Pipeline:
         """Return the pipeline, with the parameters that take effect at once."""
-        localizer = self._pipeline.localizer
-        config = parameters.localizer_config(
-            {s.name: self._node.get_parameter(s.name).value for s in parameters.LOCALIZER})
+        localizer, config = self._pipeline.localizer, self._present_config()
         if config != localizer.config:
             self._pipeline.localizer = Localizer(localizer.model, localizer.database, config,
                                                  localizer.calibration)
             self._follow()
         return self._pipeline
+
+    def _present_config(self) -> LocalizerConfig:
+        return parameters.localizer_config(
+            {s.name: self._node.get_parameter(s.name).value for s in parameters.LOCALIZER})
 
 
 def model_folder(given: dict[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""What an active localizer hears: images, CameraInfo, odometry."""
+"""What an active localizer hears: images, CameraInfo, odometry, priors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import time
 from typing import Any
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -27,13 +28,15 @@ class Inputs:
 
     cameras: their names, [''] for the one without. on_moment: called with images that belong
     together, by camera and still serialized. on_camera_info: with a camera's name and message.
-    on_odometry: with the messages of `odom`; None: it is not heard. All in the executor's thread.
+    on_odometry, on_prior: with the messages of `odom`, of `~/prior`; None: they are not heard. All
+    in the executor's thread.
     """
 
     def __init__(
         self, node: Node, given: dict[str, Any], health: Health, complaints: Complaints,
         on_moment: Callable[[Moment], None], on_camera_info: Callable[[str, CameraInfo], None],
         on_odometry: Callable[[Odometry], None] | None,
+        on_prior: Callable[[PoseWithCovarianceStamped], None] | None = None,
     ) -> None:
         self._node, self._health, self._complaints = node, health, complaints
         self._on_moment = on_moment
@@ -46,7 +49,11 @@ class Inputs:
         compressed = given['image_transport'] == 'compressed'
         self._image_type = CompressedImage if compressed else Image
         try:
-            self._open(names, '/compressed' * compressed, on_camera_info, on_odometry)
+            self._open(names, '/compressed' * compressed, on_camera_info)
+            if on_odometry is not None:
+                self._subscribe(Odometry, 'odom', on_odometry, depth=10)
+            if on_prior is not None:
+                self._subscribe(PoseWithCovarianceStamped, '~/prior', on_prior)
         except BaseException:
             self.close()
             raise
@@ -57,8 +64,7 @@ class Inputs:
                                             clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _open(self, names: list[str], suffix: str,
-              on_camera_info: Callable[[str, CameraInfo], None],
-              on_odometry: Callable[[Odometry], None] | None) -> None:
+              on_camera_info: Callable[[str, CameraInfo], None]) -> None:
         # As image_transport, which Python has not: the base topic, remapped, and a suffix.
         for name in names:
             prefix = f'{name}/' if name else ''
@@ -68,8 +74,6 @@ class Inputs:
             self.image_topics.append(topic)
             self._subscribe(self._image_type, topic,
                             lambda data, name=name: self._on_image(name, data), raw=True)
-        if on_odometry is not None:
-            self._subscribe(Odometry, 'odom', on_odometry, depth=10)
 
     @property
     def dropped(self) -> int:

@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo
 import torch
 
 from ..errors import InputError
+from ..localization.calibration import identity_of
 from . import parameters
 from .complaints import Complaints
 from .diagnostics import diagnostic_array, ERROR, Health, REFUSALS
@@ -34,6 +35,7 @@ from .moments import Moment
 from .odometry import odometry_of, OdometryTf, OdometryTopic
 from .outputs import Outputs
 from .pipeline import Answered
+from .prior import Priors
 from .running import LifecycleNode, ros
 from .services import Services
 from .tf_output import TfOutput
@@ -53,7 +55,7 @@ class LocalizerNode(LifecycleNode):
         super().__init__('localizer')
         self._inference: Inference | None = None
         executor.add_node(self)
-        parameters.declare(self, parameters.LOCALIZER)
+        parameters.declare(self, parameters.LOCALIZER, self._check_change)
         self._health = Health()
         self._complaints = Complaints(self.get_logger())
         self._given: dict[str, Any] = {}
@@ -61,6 +63,7 @@ class LocalizerNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._tf: TfOutput | None = None
         self._odometry: OdometryTopic | OdometryTf | None = None
+        self._priors: Priors | None = None
         self._inputs: Inputs | None = None
         self._activated_at = 0.0
         self._reporter = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -100,10 +103,13 @@ class LocalizerNode(LifecycleNode):
         self._extrinsics = Extrinsics(self, given['base_frame'],
                                       rig_extrinsics(given['camera_extrinsics'], cameras))
         self._odometry = odometry_of(self, given)
+        self._priors = None if given['sequence'] == 'none' or not given['prior_share'] else Priors(
+            given['map_frame'])
         self._tf = TfOutput(self, given, self._on_tf_trouble, self._odometry)
         self._health.publish_tf = self._tf.mode
         self._inference = Inference(self, given, cameras, self._health, self._extrinsics.of,
-                                    self._time_went_back, self._publish, self._odometry)
+                                    self._time_went_back, self._publish, self._odometry,
+                                    self._priors)
         model, health = self._inference.model, self._health
         health.device, health.precision = model.device, model.precision
         health.acceleration, health.notes = model.acceleration, model.notes
@@ -125,7 +131,8 @@ class LocalizerNode(LifecycleNode):
             self._inputs = Inputs(
                 self, self._given, self._health, self._complaints, self._on_moment,
                 self._on_camera_info,
-                self._on_odometry if isinstance(self._odometry, OdometryTopic) else None)
+                self._on_odometry if isinstance(self._odometry, OdometryTopic) else None,
+                None if self._priors is None else self._on_prior)
             self._tf.start()
         except Exception as error:
             self._unsubscribe()
@@ -194,6 +201,10 @@ class LocalizerNode(LifecycleNode):
             self._inference.stop()
         super().destroy_node()
 
+    def _check_change(self, values: dict[str, Any]) -> None:
+        if self._inference is not None:
+            self._inference.check_change(values)
+
     # The executor's thread: what arrives.
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
@@ -209,6 +220,12 @@ class LocalizerNode(LifecycleNode):
             self._odometry.add(message)
         except InputError as error:
             self._on_tf_trouble(str(error))
+
+    def _on_prior(self, message: Any) -> None:
+        try:
+            self._priors.add(message)
+        except InputError as error:
+            self._complaints.warn('prior', str(error))
 
     def _on_tf_trouble(self, text: str) -> None:
         self._health.tf_trouble = text
@@ -229,7 +246,7 @@ class LocalizerNode(LifecycleNode):
     def _start_anew(self, now_ns: int | None = None) -> None:
         if self._inference is not None:
             self._inference.forget(now_ns)
-        for part in (self._tf, self._odometry):
+        for part in (self._tf, self._odometry, self._priors):
             if part is not None:
                 part.forget()
         self._health.reset()
@@ -240,7 +257,8 @@ class LocalizerNode(LifecycleNode):
         answer = answered.answer
         self._complain(answered)
         text = self._outputs.publish(answered, self._inference.config, {
-            'received': self._inference.received, 'dropped': self._dropped()})
+            'received': self._inference.received, 'dropped': self._dropped(),
+            'calibration': identity_of(self._inference.calibration)})
         if answer.fix is not None:
             self._tf.take(answer.fix.T_map_base, answered.stamp_ns)
         score = float(answer.candidates.scores[0]) if len(answer.candidates) else float('nan')

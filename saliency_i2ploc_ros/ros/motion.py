@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import deque
 import math
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..geometry.poses import inverse, planar, wrap, yaw_of
+from ..localization.belief import BeliefConfig
 from ..localization.fix import Answer
+from ..localization.localizer import Localizer
 from ..localization.sequence import Sequence
+from .diagnostics import REFUSALS
 from .odometry import OdometryTf, OdometryTopic
+from .prior import Told
 
 Array = NDArray[np.float64]
 
@@ -24,12 +29,17 @@ LEAST_NS = 500_000_000  # between two fixes that do
 # Of a belief that is moved by a guess, which misses turns and stops: looser, and forgetting more.
 GUESSED = {'sigma_deg': 40.0, 'kidnapped_per_m': 0.005}
 
+# Of images that have no time or were not looked at: they say nothing to a sequence.
+OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
+
 
 class ByOdometry:
     """The motion that an odometry tells; `odometry` is asked in the inference thread."""
 
-    def __init__(self, odometry: OdometryTopic | OdometryTf) -> None:
-        self._odometry = odometry
+    def __init__(
+        self, odometry: OdometryTopic | OdometryTf, patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._odometry, self._patience_s = odometry, patience_s
         self._last: Array | None = None
 
     def to(self, stamp_ns: int) -> Array | None:
@@ -39,7 +49,7 @@ class ByOdometry:
         Waits a little for odometry that is late; where none comes: InputError, and the next
         motion begins where the last one ended.
         """
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + self._patience_s
         while True:
             try:
                 T = self._odometry.at(stamp_ns)
@@ -50,6 +60,13 @@ class ByOdometry:
                 time.sleep(0.01)
         last, self._last = self._last, T
         return None if last is None else np.asarray(inverse(last) @ T)
+
+    def since(self, stamp_ns: int) -> Array:
+        """Return the motion (4, 4) from a time to that last told of; none where it is unknown."""
+        try:
+            return np.asarray(inverse(self._odometry.at(stamp_ns)) @ self._last)
+        except InputError:
+            return np.eye(4)
 
     def answered(self, answer: Answer, stamp_ns: int) -> None:
         """Odometry needs no fixes."""
@@ -74,7 +91,14 @@ class ConstantVelocity:
         last, self._last_ns = self._last_ns, stamp_ns
         if last is None:
             return None
-        dt = (stamp_ns - last) * 1e-9
+        return self._over(stamp_ns - last)
+
+    def since(self, stamp_ns: int) -> Array:
+        """Return the motion (4, 4) from a time to that last told of."""
+        return self._over((self._last_ns or stamp_ns) - stamp_ns)
+
+    def _over(self, duration_ns: int) -> Array:
+        dt = duration_ns * 1e-9
         half = 0.5 * self._turn * dt  # along the chord of the arc
         T = planar(0.0, 0.0, half) @ planar(self._speed * dt, 0.0, half)
         return np.asarray(T)
@@ -101,27 +125,54 @@ class ConstantVelocity:
 
 
 class Follower:
-    """A sequence and what moves it; all in the inference thread."""
+    """A sequence and what moves it; in the inference thread, but for `forget`."""
 
     def __init__(self, sequence: Sequence, motion: ByOdometry | ConstantVelocity) -> None:
         self.sequence, self._motion = sequence, motion
+        self._anew = False
 
-    def follow(self, answer: Answer, stamp_ns: int) -> Answer:
+    def follow(self, answer: Answer, stamp_ns: int, told: Told | None = None) -> Answer:
         """
-        Return the answer as the sequence has it.
+        Return the answer as the sequence has it, with a prior that came since the last one.
 
-        One without odometry of its time is 'no_odometry' and says nothing to the sequence.
+        One without odometry of its time is 'no_odometry' and says nothing to the sequence; one
+        that was refused stays as it is.
         """
+        if answer.rejection in OUT_OF_SEQUENCE:
+            return answer
+        if self._anew:
+            self._anew = False
+            self.sequence.reset()
+            self._motion.forget()
         try:
             T_before_after = self._motion.to(stamp_ns)
         except InputError as error:
             return Answer(None, 'no_odometry', str(error), answer.candidates, answer.milliseconds,
                           answer.saliency, answer.estimate, 0.0, answer.inside)
-        joined = self.sequence.joined(answer, T_before_after)
+        prior = None if told is None else told.prior.moved(
+            self._motion.since(told.stamp_ns or stamp_ns))
+        joined = self.sequence.joined(answer, T_before_after, prior)
         self._motion.answered(joined, stamp_ns)
         return joined
 
     def forget(self) -> None:
-        """Begin anew."""
-        self.sequence.reset()
-        self._motion.forget()
+        """Begin anew with the next answer; called in any thread, while one is at work or not."""
+        self._anew = True
+
+
+def follower_of(
+    localizer: Localizer, given: dict[str, Any], odometry: OdometryTopic | OdometryTf | None,
+    patience_s: float = PATIENCE_S,
+) -> Follower | None:
+    """Return what follows a way as the parameters ask for, None if they ask for no sequence."""
+    if given['sequence'] == 'none':
+        return None
+    motion: ByOdometry | ConstantVelocity = ConstantVelocity()
+    guessed = GUESSED
+    if odometry is not None and given['sequence'] == 'odometry':
+        motion, guessed = ByOdometry(odometry, patience_s), {}
+    belief = BeliefConfig(outside=localizer.config.outside,
+                          min_probability=given['sequence_min_probability'],
+                          prior_share=given['prior_share'], **guessed)
+    return Follower(Sequence(localizer.database, localizer.config, localizer.calibration, belief),
+                    motion)

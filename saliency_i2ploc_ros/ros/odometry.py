@@ -59,6 +59,12 @@ class OdometryTopic:
             while stamp - self._kept[0][0] > KEPT_NS:
                 self._kept.popleft()
 
+    @property
+    def newest_ns(self) -> int:
+        """Return the stamp of the last message, -1 without any."""
+        with self._lock:
+            return self._kept[-1][0] if self._kept else -1
+
     def at(self, stamp_ns: int) -> Array:
         """Return T_odom_base (4, 4) at a time; none, or none yet, is an InputError."""
         with self._lock:

@@ -95,11 +95,12 @@ class Outputs:
             now = self._node.get_clock().now().nanoseconds
             self._publishers['~/map'].publish(shown.whole_map(self._given['map_points'], now))
 
-    def publish(self, answered: Answered, config: ModelConfig, counts: dict[str, int]) -> str:
+    def publish(self, answered: Answered, config: ModelConfig, further: dict[str, Any],
+                ) -> str:
         """
         Publish all that is to be said of an answer; return what `~/answer` said, as JSON.
 
-        config: of the model. counts: are put into the JSON.
+        config: of the model. further: is put into the JSON.
         """
         answer, stamp_ns, frame = answered.answer, answered.stamp_ns, self._given['map_frame']
         out, header = self._publishers, conversions.header_at(stamp_ns, frame)
@@ -116,7 +117,7 @@ class Outputs:
             self._if_seen('~/retrieved_view', lambda: shown.look(
                 best, config, conversions.header_at(stamp_ns, answered.frame)))
         self._if_seen('~/saliency', lambda: self._saliency(answered, config))
-        text = json.dumps({'stamp_ns': stamp_ns, **counts,
+        text = json.dumps({'stamp_ns': stamp_ns, **further,
                            **cameras_entry(answered, self._given['cameras']),
                            **answer.as_dict()})
         out['~/answer'].publish(String(data=text))

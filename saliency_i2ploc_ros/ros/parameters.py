@@ -7,7 +7,7 @@ Declaration, checks, the README's tables and the comments of config/*.yaml come 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import json
 import textwrap
 from typing import Any
@@ -27,13 +27,15 @@ from .settings import AT_CONFIGURE, AT_ONCE, AT_START, KINDS, Setting
 
 METHOD = {
     'top_k': 'places searched for each image',
-    'temperature': 'difference of cosines that makes a place e times less likely',
+    'verify': 'compares the places found with the image once more, where the model has a verifier',
+    'temperature': 'difference of scores that makes a place e times less likely',
     'merge_radius_m': 'places this near to the best one form its cluster',
     'min_probability': 'of being right, below which there is no fix, where the map or the model '
     'is calibrated (i2ploc calibrate)',
     'outside': 'share of the images that come from outside the map, before anything is seen; for '
     'the probability',
-    'min_score': 'cosine of the best place below which there is no fix',
+    'min_score': 'score of the best place (its cosine, with what the verifier adds) below which '
+    'there is no fix',
     'min_weight': 'share of the weight in the best cluster below which there is no fix, where '
     'nothing is calibrated',
     'min_contrast': 'standard deviation of grey levels (0 to 255) of a usable image',
@@ -118,6 +120,9 @@ LOCALIZER: tuple[Setting, ...] = (
     Setting('sequence_min_probability', BeliefConfig().min_probability, 'share of the belief '
             'within merge_radius_m, below which a sequence has no fix', low=0.0, high=1.0,
             takes_effect=AT_CONFIGURE),
+    Setting('prior_share', BeliefConfig().prior_share, 'share of the belief of a sequence that '
+            '~/prior puts into its region at least: the rest stays where it was; 0: ~/prior is '
+            'not heard', low=0.0, below=1.0, takes_effect=AT_CONFIGURE),
     Setting('odom_frame', 'odom', 'frame of the odometry, for map_to_odom and sequence',
             takes_effect=AT_CONFIGURE),
     Setting('odometry', 'tf', 'where map_to_odom and sequence hear the odometry: tf from '
@@ -180,11 +185,14 @@ TABLES: dict[str, tuple[Setting, ...]] = {
 }
 
 
-def declare(node: Node, table: tuple[Setting, ...]) -> None:
+def declare(
+    node: Node, table: tuple[Setting, ...], also: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
     """
     Declare all parameters of a table and refuse bad values from now on, with the reason.
 
-    A bad value from the command line or a yaml is an InputError.
+    A bad value from the command line or a yaml is an InputError. also: refuses, by InputError,
+    values by name that are good in themselves.
     """
     settings = {setting.name: setting for setting in table}
     all_declared = False
@@ -194,6 +202,8 @@ def declare(node: Node, table: tuple[Setting, ...]) -> None:
             for parameter in parameters:
                 if parameter.name in settings:
                     settings[parameter.name].checked(parameter.value)
+            if also is not None:
+                also({parameter.name: parameter.value for parameter in parameters})
         except InputError as error:
             return rcl.SetParametersResult(successful=False, reason=str(error))
         for parameter in parameters if all_declared else ():

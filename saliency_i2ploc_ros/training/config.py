@@ -30,6 +30,8 @@ class TrainingConfig(BaseModel):
     Learning rates follow the schedule: a linear warm-up, then a cosine to zero at `steps`. Of
     `batch` pairs that are contrasted, `chunk` are in memory at a time: see `training.steps`.
     objective: see `training.objectives`; the weights of relation terms: `training.relation`.
+    trains: the encoders, or after them, on what they are by then, the model's verifier (see
+    `training.verification`).
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
@@ -37,6 +39,7 @@ class TrainingConfig(BaseModel):
     model: ModelConfig
     sites: tuple[Site, ...] = Field(min_length=1)
     held_out: tuple[Site, ...] = ()
+    trains: Literal['encoders', 'verifier'] = 'encoders'
     seed: int = 0
     steps: int = Field(10_000, ge=1)
     warmup_steps: int = Field(200, ge=0)
@@ -92,6 +95,7 @@ class TrainingConfig(BaseModel):
     geometry: Literal['profile', 'depth'] = Field(
         'profile', description='what the tokens must tell too: see training.geometry')
     geometry_weight: float = Field(1.0, ge=0)
+    candidates: int = Field(10, ge=4, description='places that the verifier compares at a time')
     images_per_place: int = Field(1, ge=1)
     mirror: float = Field(0.0, ge=0, le=1, description='share of pairs seen in a mirror')
     yaw_jitter_deg: float = 3.0
@@ -106,7 +110,8 @@ class TrainingConfig(BaseModel):
     @property
     def supervision(self) -> Literal['profile', 'depth'] | None:
         """Return by what the tokens are supervised; None if they are not."""
-        return self.geometry if self.geometry_weight > 0.0 else None
+        wanted = self.geometry_weight > 0.0 and self.trains == 'encoders'
+        return self.geometry if wanted else None
 
     @staticmethod
     def drives(sites: tuple[Site, ...]) -> set[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .. import __version__
 from ..encoders.dual import DualEncoder
 from ..encoders.files import encoder_hash, load_model, mismatch, read_provenance
@@ -19,19 +21,31 @@ def start_from(init: Path, encoder: DualEncoder) -> None:
     Load weights to begin with, in place.
 
     init: a model's folder (of the same networks; name, what makes a map and whether they look into
-    a mirror too may differ), or a safetensors file of timm for the image branch alone (see
-    `encoders.weights`). What does not fit is an InputError.
+    a mirror too may differ, and a verifier may come or go), or a safetensors file of timm for the
+    image branch alone (see `encoders.weights`). What does not fit is an InputError.
     """
     if init.is_dir():
         other = load_model(init)
         free = {'name', 'submap', 'views', 'smooth_m', 'mirrored', 'descriptor_dim'}
+        weights = other.state_dict()
+        if (other.config.verifier is None) != (encoder.config.verifier is None):
+            free.add('verifier')
+            gone = verifier_weights(other)
+            weights = {**verifier_weights(encoder), **{
+                name: value for name, value in weights.items() if name not in gone}}
         if (other.config.model_dump(exclude=free) != encoder.config.model_dump(exclude=free)
-                or mismatch(other.state_dict(), encoder.state_dict())):
+                or mismatch(weights, encoder.state_dict())):
             raise InputError(f'the model in {init} is built differently from the one to be '
                              'trained: choose its preset and settings')
-        encoder.load_state_dict(other.state_dict())
+        encoder.load_state_dict(weights)
         return
     load_image_weights(encoder.image.encoder, init)
+
+
+def verifier_weights(model: DualEncoder) -> dict[str, Tensor]:
+    """Return the weights of a model's verifier and of what it compares, if it has one."""
+    return {name: value for name, value in model.state_dict().items()
+            if name.startswith(('verifier.', 'image.detail.', 'cloud.detail.'))}
 
 
 def origin_of(config: TrainingConfig, init: Path | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ..encoders.cloud_input import cloud_input, cloud_preparation
 from ..encoders.config import AnyImage, ModelConfig, RangeConfig
 from ..encoders.image_input import prepare_image
 from ..errors import InputError
+from ..evaluation.splits import frame_of
 from ..geometry.poses import inverse, planar, wrap, yaw_of
 from ..localization.localizer import camera_yaw
 from ..mapping.views import Views, views_of
@@ -44,7 +45,7 @@ class PreparedSite:
     takes, m of each; cloud_xy (m, 2), cloud_yaw (m,); profiles (m, bins, 2) of the views, or depth
     (n, h', w') of the images, whichever the recipe supervises with, if with any; paired: indices
     (q,) of the images that have a place in the map; candidates: for each of those, the views that
-    count as it.
+    count as it; frame: which the poses are in: positions of two sites compare if theirs is one.
     """
 
     images: NDArray[np.uint8]
@@ -57,6 +58,7 @@ class PreparedSite:
     depth: NDArray[np.float16] | None
     paired: NDArray[np.int64]
     candidates: list[NDArray[np.int64]]
+    frame: str
 
 
 def prepare_site(
@@ -93,7 +95,8 @@ def prepare_site(
         raise _far_apart(site, config)
     return PreparedSite(
         images, poses[:, :2, 3], yaw_of(poses), prepared.clouds, T_map_view[:, :2, 3],
-        yaw_of(T_map_view), prepared.profiles, depth, paired, [candidates[i] for i in paired])
+        yaw_of(T_map_view), prepared.profiles, depth, paired, [candidates[i] for i in paired],
+        f'{site.root} {frame_of(site.map_drive)}')
 
 
 def _far_apart(site: Site, config: TrainingConfig) -> InputError:
@@ -151,7 +154,7 @@ def prepared_images(
             images[row] = _as_bytes(prepare_image(image, stream.camera, config), config)
         images.flush()
 
-    folder = _cached('images', key, make)
+    folder = cached('images', key, make)
     return np.load(folder / 'images.npy', mmap_mode='r'), stream.T_map_base[posed]
 
 
@@ -207,7 +210,7 @@ def prepared_views(
         for k, parts in enumerate(zip(*made, strict=True)):
             np.save(folder / f'cloud_{k}.npy', np.stack(parts))
 
-    folder = _cached('views', key, make)
+    folder = cached('views', key, make)
     names = sorted(path.name for path in folder.glob('cloud_*.npy'))
     return PreparedViews(np.load(folder / 'kept.npy'),
                          tuple(np.load(folder / name, mmap_mode='r') for name in names),
@@ -228,10 +231,11 @@ def prepared_depth(
             depth_target(store.view(int(k), inverse(store.poses[k]) @ pose), model)
             for k, pose in zip(track(submap, f'depth of {store.name}'), poses, strict=True)]))
 
-    return np.asarray(np.load(_cached('depth', key, make) / 'depth.npy', mmap_mode='r'))
+    return np.asarray(np.load(cached('depth', key, make) / 'depth.npy', mmap_mode='r'))
 
 
-def _cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of a kind that a key stands for; `make` fills it if it is not there."""
     folder = cache_directory() / kind / key
     if not (folder / 'made.json').is_file():
         with atomic_directory(folder, overwrite=True) as temporary:

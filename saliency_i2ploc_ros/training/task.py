@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn, Tensor
 
 from ..encoders.dual import DualEncoder, Encoded
+from ..errors import InputError
 from .batches import Batch, normalise
 from .config import TrainingConfig
 from .ema import follow
@@ -35,10 +36,25 @@ class TrainingTask(nn.Module):
             self.geometry = GeometryHeads(model, config.supervision)
         freeze(self.encoder.image.encoder, config.trained_image_blocks, 'image')
         freeze(self.encoder.cloud.encoder, config.trained_cloud_blocks, 'cloud')
+        self._choose_what_learns()
         self.average: DualEncoder | None = None
         if config.ema_decay:
             self.average = DualEncoder(model).requires_grad_(False)
             self.average.load_state_dict(self.encoder.state_dict())
+
+    def _choose_what_learns(self) -> None:
+        encoder, alone = self.encoder, self.config.trains == 'verifier'
+        if alone and encoder.verifier is None:
+            raise InputError('the recipe trains a verifier and the model has none: give it one '
+                             "(--set model.verifier={}), or set trains to 'encoders'")
+        if not alone and encoder.verifier is not None:
+            raise InputError('a verifier is trained after the encoders, which are then left as '
+                             "they are: set trains to 'verifier', or model.verifier to null")
+        if alone:
+            self.requires_grad_(False)
+            for part in (encoder.verifier, encoder.image.detail, encoder.cloud.detail):
+                assert part is not None  # all three come together
+                part.requires_grad_(True)
 
     @property
     def exported(self) -> DualEncoder:

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..distributed import barrier, device_of, in_turn, start, stop, sum_over, World, world
 from ..encoders.files import save_model
 from ..errors import InputError
-from ..progress import bar, console
+from ..progress import bar, console, track
 from ..storage import atomic_file, commit, content_hash, read_json, write_json
 from .batches import draw_batch
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -31,6 +31,7 @@ from .origin import origin_of, start_from
 from .pairs import prepare_site, PreparedSite
 from .steps import CachedStep, recompute_blocks
 from .task import TrainingTask
+from .verification import draw_candidates, encoded_site, VerifierStep
 
 
 def train(
@@ -45,10 +46,12 @@ def train(
     it with a checkpoint, which is also written every `checkpoint_minutes`; `resume` goes on from
     the newest one, to weights equal to the bit to those of a run that never stopped (same machine
     and thread count). lengthen: let a resumed run have more steps than it was begun with.
-    init: see `start_from`. Under `torchrun` the processes share each batch (see `steps`) and the
-    folder `run`, into which the first one writes.
+    init: see `start_from`; where a verifier is trained, a model's folder. Under `torchrun` the
+    processes share each batch (see `steps`) and the folder `run`, into which the first one writes.
     """
     here = world()
+    if config.trains == 'verifier' and here.size > 1:
+        raise InputError('a verifier is trained by one process: start it without torchrun')
     if config.batch < here.size:
         raise InputError(f'{config.batch} pairs cannot be shared by {here.size} processes: set a '
                          'larger batch, or start fewer')
@@ -57,6 +60,9 @@ def train(
     if init is not None and not init.exists():
         raise InputError(f'there is nothing at {init} to begin with: name a model folder or a '
                          'safetensors file')
+    if config.trains == 'verifier' and checkpoint is None and (init is None or not init.is_dir()):
+        raise InputError('a verifier is trained on encoders that are done: name the folder of '
+                         'their model with --init')
     start(here)
     try:
         with in_turn(here):
@@ -160,14 +166,14 @@ class Trainer:
                                       loss=math.nan, rate=0.0, recall=max(self.best, 0.0))
             self.tell = partial(progress.update, shown)
             losses: dict[str, float] = {}
+            draw = self._drawing(sites)
             started, first = time.monotonic(), self.step
             try:
                 while True:
                     self._judge(held_out, board, losses)
                     if self._ends():
                         break
-                    drawn = draw_batch(sites, config, 0 if config.overfit else self.step)
-                    losses = self.one_step(CachedStep(self.task, drawn, self.step, self.world))
+                    losses = self.one_step(draw(0 if config.overfit else self.step))
                     rate = config.batch * (self.step - first) / (time.monotonic() - started)
                     losses['pairs_per_s'] = round(rate, 1)
                     self.tell(completed=self.step, rate=rate, loss=losses['loss'],
@@ -181,11 +187,24 @@ class Trainer:
         if self.step < config.steps and self.world.writes:
             console.print(f'stopped after step {self.step}: pass --resume to go on')
 
-    def one_step(self, gradient: CachedStep) -> dict[str, float]:
+    def _drawing(
+        self, sites: list[PreparedSite],
+    ) -> Callable[[int], CachedStep | VerifierStep]:
+        """Return what makes the next step with the batch of a number."""
+        config = self.config
+        if config.trains == 'encoders':
+            return lambda number: CachedStep(
+                self.task, draw_batch(sites, config, number), self.step, self.world)
+        encoder = self.task.encoder.eval()
+        encoded = [encoded_site(site, encoder, config, self.device)
+                   for site in track(sites, 'encoding sites')]
+        return lambda number: VerifierStep(self.task, draw_candidates(encoded, config, number))
+
+    def one_step(self, gradient: CachedStep | VerifierStep) -> dict[str, float]:
         """Do the step that `gradient` is for; return its losses and the temperature."""
         for group in self.optimizer.param_groups:
             group['lr'] = group['peak_lr'] * schedule(self.step, self.config)
-        if self.within:
+        if self.within and isinstance(gradient, CachedStep):
             gradient.restore(self.within)
             self.within = {}
         losses = gradient.run(self._between_chunks)
