@@ -16,16 +16,16 @@ from saliency_i2ploc_ros.storage import shared_directory
 FRAME = 'camera_optical'
 MOUNTED = [0.0, 0.0, 1.5, -0.5, 0.5, -0.5, 0.5]  # an optical frame looking ahead
 # So that every image gets a fix, and none is spared the way.
-LAX = {'min_score': -1.0, 'min_weight': 0.0, 'min_contrast': 0.0, 'min_visible': 0.0,
-       'frozen_s': 0.0}
+LAX = {'min_score': -9.0, 'min_weight': 0.0, 'min_probability': 0.0, 'min_contrast': 0.0,
+       'min_visible': 0.0, 'frozen_s': 0.0}
 
 
 def world(folder, city=None, map_path=None):
     """Return a city and a map of its drive 0000, those given or new ones in `folder`."""
     run = [sys.executable, '-m', 'saliency_i2ploc_ros.cli.main']
     if city is None:
-        city = folder / 'city'
-        subprocess.run([*run, 'city', str(city), '--seed', '7', '--length', '200'], check=True)
+        city = folder / 'city-0007'
+        subprocess.run([*run, 'city', str(folder), '--seed', '7', '--length', '200'], check=True)
     if map_path is None:
         map_path = folder / 'map'
         subprocess.run([*run, 'build-map', str(city), '--drive', '0000', '--out', str(map_path)],
