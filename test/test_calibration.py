@@ -5,6 +5,7 @@ import json
 import math
 
 from helpers_cli import i2ploc
+from helpers_street import save_small_model, write_street
 import numpy as np
 import pytest
 
@@ -375,37 +376,14 @@ FRAMES = 44
 
 def write_city(root, number):
     """Write a street of 88 m driven twice, with scans, as a city of its own."""
-    import cv2
-
-    from saliency_i2ploc_ros.data.drive import Scan
-    from saliency_i2ploc_ros.data.kitti360 import DriveWriter
-    from saliency_i2ploc_ros.data.kitti360 import write_calibration as write_cameras
-    from saliency_i2ploc_ros.geometry.cameras import Pinhole
-    from saliency_i2ploc_ros.geometry.poses import apply, inverse, R_base_optical, transform
-
-    rng = np.random.default_rng(number)
-    T_base_lidar = transform(None, [0.0, 0.0, 1.7])
-    write_cameras(root, Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5),
-                  transform(R_base_optical, [1.0, 0.0, 1.5]), T_base_lidar)
-    street = np.stack([rng.uniform(-20, 110, 6000), rng.choice([-8.0, 9.0], 6000),
-                       rng.uniform(0, 8, 6000)], 1)
-    for drive, lane in ((0, 0.0), (1, 1.5)):
-        poses = np.stack([planar(2.0 * i, lane, 0.0) for i in range(FRAMES)])
-        stamps = np.arange(FRAMES) * 10 ** 9 + 1_700_000_000_000_000_007
-        with DriveWriter(root, f'city_{number:04d}_drive_{drive:04d}_sync') as writer:
-            for i, T in enumerate(poses):
-                small = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
-                writer.image(i, cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
-                seen = street[np.linalg.norm(street[:, :2] - T[:2, 3], axis=1) < 30.0]
-                points = apply(inverse(T @ T_base_lidar), seen).astype(np.float32)
-                writer.scan(i, Scan(points, np.zeros(len(points), np.float32), None))
-            writer.finish(stamps, stamps, np.arange(FRAMES), poses)
+    write_street(root, {f'city_{number:04d}_drive_{drive:04d}_sync': lane
+                        for drive, lane in enumerate((0.0, 1.5))},
+                 seed=number, frames=FRAMES, step_m=2.0, end_m=110.0)
     write_json(root / 'city.json', {'scanned': [0], 'pictured': [0, 1]})
 
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    from test_retrieval import save_small_model
     root = tmp_path_factory.mktemp('world')
     save_small_model(root / 'model', seed=3)
     for number in (7, 8):
@@ -471,7 +449,6 @@ def test_the_shipped_model_is_not_calibrated_by_accident(tmp_path):
 
 
 def test_drives_that_trained_the_model_are_refused(world, tmp_path):
-    from test_retrieval import save_small_model
     save_small_model(tmp_path / 'model', trained_on=['city_0007_drive_0001_sync'])
     with pytest.raises(InputError, match='trained on city_0007_drive_0001_sync.*other drives'):
         calibrate(world / 'cities', '--model', tmp_path / 'model', '--report', tmp_path / 'r')

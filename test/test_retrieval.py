@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 from helpers_cli import i2ploc
+from helpers_street import save_small_model, write_street
 import numpy as np
 import pytest
 
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.evaluation.judging import figures
-from saliency_i2ploc_ros.geometry.poses import planar
 
 SECOND = 10 ** 9
 
@@ -20,57 +20,10 @@ SECOND = 10 ** 9
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     """Return a KITTI-360 root of a street driven twice, with scans, and a small model."""
-    import cv2
-
-    from saliency_i2ploc_ros.data.drive import Scan
-    from saliency_i2ploc_ros.data.kitti360 import DriveWriter, write_calibration
-    from saliency_i2ploc_ros.geometry.cameras import Pinhole
-    from saliency_i2ploc_ros.geometry.poses import apply, inverse, R_base_optical, transform
-
     root = tmp_path_factory.mktemp('world')
     save_small_model(root / 'model')
-    rng = np.random.default_rng(5)
-    camera = Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5)
-    T_base_lidar = transform(None, [0.0, 0.0, 1.7])
-    write_calibration(root / 'data', camera, transform(R_base_optical, [1.0, 0.0, 1.5]),
-                      T_base_lidar)
-    street = np.stack([rng.uniform(-20, 80, 6000), rng.choice([-8.0, 9.0], 6000),
-                       rng.uniform(0, 8, 6000)], 1)
-    for drive, lane in (('city_0007_drive_0000_sync', 0.0), ('city_0007_drive_0001_sync', 1.5)):
-        poses = np.stack([planar(3.0 * i, lane, 0.0) for i in range(20)])
-        stamps = np.arange(20) * SECOND + 1_700_000_000_000_000_007
-        with DriveWriter(root / 'data', drive) as writer:
-            for i, T in enumerate(poses):
-                small = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
-                writer.image(i, cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
-                seen = street[np.linalg.norm(street[:, :2] - T[:2, 3], axis=1) < 30.0]
-                points = apply(inverse(T @ T_base_lidar), seen).astype(np.float32)
-                writer.scan(i, Scan(points, np.zeros(len(points), np.float32), None))
-            writer.finish(stamps, stamps, np.arange(20), poses)
+    write_street(root / 'data')
     return root
-
-
-def save_small_model(folder, **provenance):
-    import torch
-
-    from saliency_i2ploc_ros.data.submaps import SubmapConfig
-    from saliency_i2ploc_ros.encoders.config import (
-        AggregationConfig,
-        CloudConfig,
-        ImageConfig,
-        ModelConfig,
-        TokenConfig,
-    )
-    from saliency_i2ploc_ros.encoders.dual import DualEncoder
-    from saliency_i2ploc_ros.encoders.files import save_model
-    torch.manual_seed(provenance.pop('seed', 0))
-    save_model(DualEncoder(ModelConfig(
-        name='tiny', descriptor_dim=16,
-        image=ImageConfig(height=48, width=64, dim=32, depth=1, heads=2),
-        cloud=CloudConfig(tokens=TokenConfig(points=64, centres=8, neighbours=4), dim=32, depth=1,
-                          heads=2, pointnet=(8, 16), pointnet_second=()),
-        aggregation=AggregationConfig(clusters=4),
-        submap=SubmapConfig(size_m=40.0, spacing_m=5.0, min_points=16))), folder, provenance)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import json
 
 from helpers_cli import i2ploc
 from helpers_localizer import verifying_model
+from helpers_street import CAMERA, T_BASE_CAMERA, write_street
 import numpy as np
 import pytest
 
-from saliency_i2ploc_ros.data.drive import Scan
-from saliency_i2ploc_ros.data.kitti360 import DriveWriter, write_calibration
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.distributed import World
 from saliency_i2ploc_ros.encoders.files import load_model, save_model
@@ -22,16 +21,13 @@ from saliency_i2ploc_ros.evaluation.ranking import Allowed, rank_places
 from saliency_i2ploc_ros.evaluation.retrieval import describe, judge_all, Question
 from saliency_i2ploc_ros.evaluation.sequences import ask
 from saliency_i2ploc_ros.export.runtime import torch_runtime
-from saliency_i2ploc_ros.geometry.cameras import Pinhole
-from saliency_i2ploc_ros.geometry.poses import apply, inverse, planar, R_base_optical, transform
+from saliency_i2ploc_ros.geometry.poses import planar
 from saliency_i2ploc_ros.localization.calibration import Calibration, Logistic, Power
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
 from saliency_i2ploc_ros.localization.localizer import Localizer, open_localizer, STAGES
 from saliency_i2ploc_ros.localization.verification import Verification, verification_of
 from saliency_i2ploc_ros.mapping.database import PlaceDatabase
 
-CAMERA = Pinhole(64, 48, 40.0, 40.0, 31.5, 23.5)
-AHEAD = transform(R_base_optical, [1.0, 0.0, 1.5])
 CONFIG = LocalizerConfig(top_k=20, min_visible=0.0)  # the images are of noise
 
 
@@ -104,27 +100,11 @@ def test_verified_ranks_are_those_of_sorting_everything():
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     """Return a folder with a street driven twice, a model that verifies, and their map."""
-    import cv2
     root = tmp_path_factory.mktemp('world')
     patch = pytest.MonkeyPatch()
     patch.setenv('I2PLOC_CACHE', str(root / 'cache'))
     save_model(verifying_model(), root / 'model', {})
-    rng = np.random.default_rng(5)
-    T_base_lidar = transform(None, [0.0, 0.0, 1.7])
-    write_calibration(root / 'data', CAMERA, AHEAD, T_base_lidar)
-    street = np.stack([rng.uniform(-20, 80, 9000), rng.choice([-8.0, 9.0], 9000),
-                       rng.uniform(0, 8, 9000)], 1)
-    for drive, lane in (('city_0007_drive_0000_sync', 0.0), ('city_0007_drive_0001_sync', 1.5)):
-        poses = np.stack([planar(3.0 * i, lane, 0.0) for i in range(20)])
-        stamps = np.arange(20) * 10 ** 9 + 1_700_000_000_000_000_007
-        with DriveWriter(root / 'data', drive) as writer:
-            for i, T in enumerate(poses):
-                small = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
-                writer.image(i, cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
-                seen = street[np.linalg.norm(street[:, :2] - T[:2, 3], axis=1) < 30.0]
-                points = apply(inverse(T @ T_base_lidar), seen).astype(np.float32)
-                writer.scan(i, Scan(points, np.zeros(len(points), np.float32), None))
-            writer.finish(stamps, stamps, np.arange(20), poses)
+    write_street(root / 'data', points=9000)
     i2ploc('build-map', root / 'data', '--drive', '0000', '--model', root / 'model', '--out',
            root / 'map')
     yield root
@@ -184,7 +164,7 @@ def test_verification_can_be_left_out(world, localizer, drive):
     image = drive.image('image_00', 3)
     without = Localizer(localizer.model, localizer.database,
                         CONFIG.model_copy(update={'verify': False}))
-    answer = without.localize(image, CAMERA, AHEAD)
+    answer = without.localize(image, CAMERA, T_BASE_CAMERA)
     descriptor = localizer.model.run(localizer.model.prepare(image, CAMERA)[None]).descriptor
     scores, places = localizer.database.search(descriptor, 20)
     assert np.array_equal(answer.candidates.indices, places[0])
@@ -197,7 +177,7 @@ def test_a_model_without_a_verifier_is_as_it_was(world, localizer, drive):
     assert verification_of(plain, True) is None
     bare = replace(localizer.database, details=None)
     found = [Localizer(plain, database, CONFIG.model_copy(update={'verify': wanted})).localize(
-        drive.image('image_00', 3), CAMERA, AHEAD)
+        drive.image('image_00', 3), CAMERA, T_BASE_CAMERA)
         for wanted in (True, False) for database in (localizer.database, bare)]
     first = {key: value for key, value in found[0].as_dict().items() if key != 'milliseconds'}
     for answer in found[1:]:

@@ -56,6 +56,7 @@ def command(
     """
     from ..distributed import device_of, in_turn, start, stop, world
     from ..encoders.files import load_model
+    from ..export.runners import torch_device
     from ..mapping.builder import build_database
     from ..mapping.views import headings as all_around
 
@@ -68,7 +69,7 @@ def command(
     start(here)
     with in_turn(here):
         store = submaps(root, drive, cloud, trajectory, scale, config)
-    where = str(device_of()) if here.size > 1 else on_device(device)
+    where = str(device_of()) if here.size > 1 else torch_device(device)
     views = None if headings is None else all_around(headings, loaded.config.views)
     database = build_database(store, loaded.to(where), out, overwrite, world=here, views=views)
     stop(here)

@@ -191,8 +191,8 @@ def model_of(folder: Path, device: str, here: World) -> DualEncoder:
     """Return the model, on the device asked for, or on this process's own under torchrun."""
     from ..distributed import device_of
     from ..encoders.files import load_model
-    from .build_map import on_device
-    return load_model(folder).to(str(device_of()) if here.size > 1 else on_device(device))
+    from ..export.runners import torch_device
+    return load_model(folder).to(str(device_of()) if here.size > 1 else torch_device(device))
 
 
 def has_poses(drive: Drive, camera: str | None) -> bool:

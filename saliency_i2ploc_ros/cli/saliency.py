@@ -42,7 +42,7 @@ def command(
     from ..evaluation.looking import check_saliency
     from ..evaluation.saliency_report import write_saliency_report
     from ..evaluation.saliency_study import study_saliency
-    from .build_map import on_device
+    from ..export.runners import torch_device
 
     loaded = load_model(model)
     check_saliency(loaded.config)
@@ -51,7 +51,7 @@ def command(
     names = drive_names(root)
     asked = open_drive(root, drive or names[min(1, len(names) - 1)])
     mapped = open_drive(root, map_drive or names[0])
-    study = study_saliency(loaded.to(on_device(device)), root, mapped, asked, images, places)
+    study = study_saliency(loaded.to(torch_device(device)), root, mapped, asked, images, places)
     out.mkdir(parents=True, exist_ok=True)
     aggregation = loaded.config.aggregation
     strength = (aggregation.saliency_strength if isinstance(aggregation, AggregationConfig)

@@ -46,7 +46,7 @@ def run_torch(branch: Module, device: torch.device | str = 'cpu') -> Run:
 
 def pt2_module(path: Path, device: str = 'cpu') -> nn.Module:
     """Return a `.pt2` as a module of PyTorch on a device."""
-    check_torch_device(device)
+    torch_device(device)
     program = read_pt2(path)
     if device != 'cpu':
         from torch.export.passes import move_to_device_pass
@@ -91,13 +91,14 @@ def run_onnx(path: Path, device: str = 'cpu') -> Run:
     return run
 
 
-def check_torch_device(device: str) -> None:
-    """Raise InputError unless PyTorch can use this device ('cpu', 'cuda', 'cuda:1')."""
+def torch_device(device: str) -> str:
+    """Return a device ('cpu', 'cuda', 'cuda:1') that PyTorch can use; another: InputError."""
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise InputError(f'the device {device!r} cannot be used on this machine: use cpu, or '
                          'install a PyTorch built for it') from error
+    return device
 
 
 def _provider(device: str) -> tuple[str, int | None]:

@@ -41,7 +41,7 @@ from .acceleration import ACCELERATIONS, faster, PRECISIONS
 from .device_input import DeviceInput
 from .graphs import needs
 from .parity import check_parity, Floats, Outputs, Reference, Run
-from .runners import check_torch_device, pt2_module, run_onnx, run_torch, run_verifier, Verify
+from .runners import pt2_module, run_onnx, run_torch, run_verifier, torch_device, Verify
 
 RUNTIMES = ('torch', 'pt2', 'onnx')
 MANIFEST, SAMPLES, FORMAT = 'export.json', 'samples.safetensors', 1
@@ -131,7 +131,7 @@ def open_runtime(
         if (directory / MANIFEST).is_file() and not (directory / WEIGHTS).is_file():
             raise InputError(f'{directory} is an export without weights: set the runtime to pt2 '
                              "or onnx, or name the model's own folder")
-        check_torch_device(device)
+        torch_device(device)
         model = load_model(directory).eval()
         return _made_faster(model.config, encoder_hash(model), runtime, model.image.to(device),
                             model.verifier, device, precision, acceleration)
