@@ -103,8 +103,9 @@ def test_live_and_offline_answer_alike_to_the_bit(world, offline, tmp_path):
         assert replay.wait(200) == 0, replay.log + localizer.log + evaluator.log
         assert f'{FRAMES} images in' in replay.log and ' 0 unanswered' in replay.log
         time.sleep(0.5)  # the last answer is on its way to the evaluator too
-        assert evaluator.interrupt() == 2  # one image more was wanted than the bag has
-        assert localizer.interrupt() == 0
+        # One image more was wanted than the bag has.
+        assert evaluator.interrupt() == 2, evaluator.log
+        assert localizer.interrupt() == 0, localizer.log
     finally:
         for process in processes:
             process.close()

@@ -321,6 +321,6 @@ def test_a_node_that_is_told_which_of_two_places_it_is(tmp_path):
             assert client.until(lambda: fixes, 60), process.log
             np.testing.assert_allclose(
                 message_to_pose(fixes[-1].pose.pose)[:2, 3], there[:2, 3], atol=3.0)
-        assert process.interrupt() == 0
+        assert process.interrupt() == 0, process.log
     finally:
         process.close()

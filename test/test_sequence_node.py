@@ -188,7 +188,7 @@ def test_a_drive_that_single_images_cannot_tell(tmp_path):
                                 >= START_NS + 7 * S)
             T = message_to_pose(fixes[-1].pose.pose)
             np.testing.assert_allclose(T, planar(35.0, 0.0, 0.0), atol=2.5)
-        assert process.interrupt() == 0
+        assert process.interrupt() == 0, process.log
     finally:
         process.close()
 

@@ -41,7 +41,7 @@ def test_a_database_of_another_model_fails_to_configure_with_the_reason(world):
             assert heard[-1].status[0].level == b'\x02'
             state = client.call(GetState, '/localizer/get_state', GetState.Request())
             assert state.current_state.label == 'unconfigured'
-        assert process.interrupt() == 0
+        assert process.interrupt() == 0, process.log
         assert 'was built with encoder 0123456789abcdef' in process.log
         assert 'Traceback' not in process.log
     finally:
@@ -74,7 +74,7 @@ def test_compressed_images_and_no_mounting_no_fix(world):
             assert client.until(refused, 60), process.log
             assert client.got['/localizer/fix'] == []
         assert "where 'image_00_optical' sits in 'base_link' is not known" in process.log
-        assert process.interrupt() == 0
+        assert process.interrupt() == 0, process.log
     finally:
         process.close()
 

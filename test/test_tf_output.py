@@ -297,6 +297,6 @@ def test_fixes_correct_the_odometry_of_a_running_node(tmp_path):
                       for stamp, T in ((f.header.stamp.sec * S + f.header.stamp.nanosec,
                                         message_to_pose(f.pose.pose)) for f in fixes)]
             assert min(errors) < 1e-3
-        assert process.interrupt() == 0
+        assert process.interrupt() == 0, process.log
     finally:
         process.close()

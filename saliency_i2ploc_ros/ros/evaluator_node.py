@@ -11,7 +11,6 @@ from dataclasses import replace
 import json
 import os
 from pathlib import Path
-import signal
 import sys
 import time
 from typing import Any
@@ -221,9 +220,6 @@ def main(args: list[str] | None = None) -> None:
         with ros(args, __doc__) as executor:
             node = Evaluator(executor)
             executor.spin()
-        # A second Ctrl-C, or a launch's, must not cut the report in two.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             code = _report(node)
     except InputError as error:

@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 from rclpy.duration import Duration
-from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
@@ -68,16 +68,7 @@ class Replay(Node):
         self._clock = self.create_publisher(Clock, '/clock', 10) if self._given['clock'] else None
 
     def play(self) -> None:
-        """Play the bag, as often as it is to be; an interrupt is an ExternalShutdownException."""
-        try:
-            self._play_all()
-        except Exception:
-            if self.context.ok():
-                raise
-            # Publishers do not say that they were interrupted, they fail.
-            raise ExternalShutdownException from None
-
-    def _play_all(self) -> None:
+        """Play the bag, as often as it is to be."""
         with BagReader(Path(self._given['bag'])) as bag:
             window = self._window(bag)
             self._advertise(bag)
