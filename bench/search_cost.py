@@ -97,13 +97,14 @@ def main():
         del exact
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             details = details_of(found, (rows, *shape), Path(folder) / 'details.npy', rng)
+            # Before the disk is read: for seconds after that all else may take longer, too.
+            warm, best = verified(verification, details, scores, found, rng)
             cold, _ = verified(verification, details, scores, found, rng, forget=True)
-            warm, scores = verified(verification, details, scores, found, rng)
         poses = streets(locations, given.headings)
         begun = time.perf_counter()
         belief = Belief(poses, SPACING_M)
         load += time.perf_counter() - begun
-        thought, walked = walk(belief, poses, scores, given.headings, calibration, rng)
+        thought, walked = walk(belief, poses, best, given.headings, calibration, rng)
         print(f'| {rows} | {load:.1f} | {words(flat)} | {words(search)} | {100 * first:.1f} % | '
               f'{100 * common:.1f} % | {words(warm)} | {words(cold)} | {words(thought)} | '
               f'{words(walked)} | {words(search + warm + thought + walked)} | '

@@ -68,7 +68,8 @@ def prepare_and_replay(context: LaunchContext) -> list:
             return [OpaqueFunction(function=fail)]
         return [GroupAction([replay], launch_configurations=given)]
 
-    def fail(_) -> None:
-        raise RuntimeError('city, map and bag could not be made')
+    def fail(context: LaunchContext) -> None:
+        if not context.is_shutdown:  # by Ctrl-C, which ends this process too
+            raise RuntimeError('city, map and bag could not be made')
 
     return [RegisterEventHandler(OnProcessExit(target_action=prepare, on_exit=prepared)), prepare]

@@ -35,6 +35,7 @@ PACKAGE = 'saliency_i2ploc_ros'
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER.parent / 'config'
 FAR = '1e9'
+INTERRUPTED = -signal.SIGINT, 130  # exit codes of Python and of i2ploc after Ctrl-C
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -127,7 +128,9 @@ def make_nodes(given: dict[str, str], bag: str) -> list:
         executable='replay', name='replay', **here,
         parameters=[given['replay_params_file'], {
             'bag': text(bag), 'rate': float(given['rate']),
-            'wait_for': text(' '.join([*images, truth]))}])
+            'wait_for': text(' '.join([*images, truth]))}],
+        # As the localizer has it: a busy computer takes its time to end a process.
+        sigterm_timeout='30')
     evaluator = Node(
         executable='evaluator', name='evaluator', **here,
         parameters=[given['replay_params_file'], {
@@ -137,17 +140,21 @@ def make_nodes(given: dict[str, str], bag: str) -> list:
         # Interrupted at the bag's end, it draws for seconds: never a signal above that.
         sigterm_timeout=FAR)
 
-    def replay_ended(event, _) -> list:
+    def replay_ended(event, context: LaunchContext) -> list:
         if event.returncode:
             return failed('replay', event.returncode)
+        if context.is_shutdown:
+            return []  # Ctrl-C: all of them have been interrupted already
         stop = EmitEvent(event=SignalProcess(
             signal_number=signal.SIGINT, process_matcher=matches_action(evaluator)))
         # The last answer is on its way to the evaluator too.
         return [TimerAction(period=0.5, actions=[stop])]
 
-    def evaluator_ended(event, _) -> list:
+    def evaluator_ended(event, context: LaunchContext) -> list:
         if event.returncode:
             return failed('evaluator', event.returncode)
+        if context.is_shutdown:
+            return []  # launch_ros takes a second Shutdown for an error
         return [EmitEvent(event=Shutdown(reason='the report is written'))]
 
     def any_ended(event, _) -> list:
@@ -184,8 +191,9 @@ def extrinsics_text(bag: str, camera_infos: list[str], base_frame: str) -> str:
 
 
 def failed(name: str, code: int) -> list:
-    """Return actions that end the launch with an exit code of 1."""
-    def fail(context) -> None:
-        raise RuntimeError(f'{name} ended with {code}')
+    """Return actions that end the launch with 1, unless Ctrl-C took a process that just began."""
+    def fail(context: LaunchContext) -> None:
+        if not (context.is_shutdown and code in INTERRUPTED):
+            raise RuntimeError(f'{name} ended with {code}')
 
     return [OpaqueFunction(function=fail)]

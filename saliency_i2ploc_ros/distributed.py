@@ -12,11 +12,12 @@ import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 import os
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     import torch
     from torch import Tensor
 
@@ -124,6 +125,34 @@ def gather_rows(tensor: Tensor, total: int, world: World) -> Tensor:
     rows = [part[:len(share(total, World(rank, world.size)))] for rank, part in enumerate(parts)]
     rows[world.rank] = tensor
     return torch.cat(rows)
+
+
+def gather_to_first(
+    rows: NDArray[Any], total: int, device: torch.device, world: World, at_once: int = 256,
+) -> NDArray[Any] | None:
+    """
+    Return the rows of all processes as `gather_rows` does, but on the first one alone, else None.
+
+    They pass through the device so many of each process at a time: of a large map they are more
+    than every process should hold.
+    """
+    if world.size == 1:
+        return rows
+    import numpy as np
+    import torch
+    found = np.empty((total, *rows.shape[1:]), rows.dtype) if world.writes else None
+    longest = -(-total // world.size)
+    for start in range(0, longest, at_once):
+        count = min(at_once, longest - start)
+        padded = np.zeros((count, *rows.shape[1:]), rows.dtype)
+        some = rows[start:start + count]
+        padded[:len(some)] = some
+        parts = gather_rows(torch.from_numpy(padded).to(device), count * world.size, world)
+        if found is not None:
+            for rank, part in enumerate(parts.cpu().numpy().reshape(world.size, *padded.shape)):
+                theirs = share(total, World(rank, world.size))[start:start + count]
+                found[theirs.start:theirs.stop] = part[:len(theirs)]
+    return found
 
 
 def sum_over(tensor: Tensor, world: World) -> Tensor:

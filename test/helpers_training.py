@@ -47,4 +47,4 @@ def noise_batch(config: TrainingConfig, seed: int = 0) -> Batch:
         clouds=(0.05 * noise(tokens.centres, tokens.neighbours, 3), noise(tokens.centres, 3)),
         column=torch.from_numpy(rng.integers(-1, columns, (n, tokens.centres))),
         geometry=profile, image_xy=xy, image_yaw=torch.zeros(n), cloud_xy=xy + 1.0,
-        cloud_yaw=torch.zeros(n), site=torch.from_numpy(rng.integers(0, 2, n)))
+        cloud_yaw=torch.zeros(n), frame=torch.from_numpy(rng.integers(0, 2, n)))

@@ -3,12 +3,16 @@
 from dataclasses import replace
 import json
 import math
+import shutil
 
 from helpers_cli import i2ploc
 from helpers_street import save_small_model, write_street
 import numpy as np
 import pytest
 
+from saliency_i2ploc_ros.cli.calibrate import views_of_site
+from saliency_i2ploc_ros.encoders.config import View
+from saliency_i2ploc_ros.encoders.files import preprocessing_hash, read_identity
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.evaluation.calibrating import all_answers, Answers, fit, Site
 from saliency_i2ploc_ros.evaluation.calibration_figures import (
@@ -27,6 +31,7 @@ from saliency_i2ploc_ros.localization.calibration import (
     check_calibration,
     evidence_of,
     FILE,
+    file_of,
     Logistic,
     Power,
     read_calibration,
@@ -41,8 +46,10 @@ from saliency_i2ploc_ros.localization.hypotheses import (
     LocalizerConfig,
     Retrieved,
 )
+from saliency_i2ploc_ros.localization.localizer import open_localizer
 from saliency_i2ploc_ros.localization.trust import judged as trusted
-from saliency_i2ploc_ros.storage import content_hash, read_json, write_json
+from saliency_i2ploc_ros.mapping.database import PlaceDatabase
+from saliency_i2ploc_ros.storage import content_hash, read_json, shared_directory, write_json
 
 KIND = {'encoder_hash': 'e', 'preprocessing_hash': 'p', 'map_identity': '', 'headings': 2,
         'smooth_m': 0.0,
@@ -423,13 +430,88 @@ def test_the_command_writes_calibration_and_report(world, tmp_path):
     assert (tmp_path / 'again' / FILE).read_bytes() == (world / 'model' / FILE).read_bytes()
 
 
+def test_each_number_of_views_has_a_file_of_its_own(world, tmp_path):
+    (tmp_path / FILE).write_text('of before')
+    said = calibrate(world / 'cities', '--headings', 2, '--model', world / 'model', '--out',
+                     tmp_path, '--report', tmp_path / 'report')
+    assert 'calibration-2.json: written' in said
+    assert 'in 2 views' in (tmp_path / 'report' / 'report.md').read_text()
+    assert (tmp_path / FILE).read_text() == 'of before'
+    made = read_calibration(tmp_path, 'calibration-2.json')
+    assert (made.headings, made.map_identity) == (2, '')
+    # As many as the model has itself, by whatever option: the file is that of the model.
+    calibrate(world / 'cities', '--headings', 1, '--model', world / 'model', '--out', tmp_path,
+              '--report', tmp_path / 'report')
+    assert read_calibration(tmp_path).headings == 1
+    assert read_calibration(tmp_path, 'calibration-2.json') == made
+
+
+def test_sites_are_turned_each_by_another_part_of_the_angle_between_many_headings():
+    own = View(), View(left_m=3.5, yaw_deg=180.0)
+    turned = views_of_site(12, own, 0.25)
+    assert [view.yaw_deg for view in turned] == [7.5 + 30.0 * k for k in range(12)]
+    assert turned[6].left_m == pytest.approx(1.75 * (1.0 + math.cos(math.radians(7.5))))
+    # A few headings are for vehicles that keep to the streets, as drives do.
+    assert [view.yaw_deg for view in views_of_site(4, own, 0.25)] == [0.0, 90.0, 180.0, 270.0]
+
+
+def build(world, out, views=None):
+    """Build a map of the one city; its folder."""
+    several = () if views is None else ('--headings', views)
+    i2ploc('build-map', world / 'cities' / 'city-7', '--drive', '0000', '--model',
+           world / 'model', '--out', out, *several)
+    return out
+
+
+def test_the_model_is_calibrated_by_the_number_of_views_of_the_map(world, tmp_path):
+    model = tmp_path / 'model'
+    shutil.copytree(world / 'model', model, ignore=shutil.ignore_patterns('calibration*'))
+    maps = {1: build(world, tmp_path / 'own'), 12: build(world, tmp_path / 'around', 12)}
+    made = {}
+    for views, folder in maps.items():
+        database = PlaceDatabase.open(folder)
+        made[views] = calibration(
+            headings=views, encoder_hash=database.schema.encoder_hash, nothing=0.01 * views,
+            preprocessing_hash=database.schema.preprocessing_hash)
+
+    def found(views, config=None):
+        return open_localizer(model, maps[views], config).calibration
+
+    assert found(1) is None and found(12) is None
+    write_calibration(model, made[1])
+    assert found(1) == made[1] and found(12) is None
+    write_calibration(model, made[12], file_of(12, 1))
+    assert found(1) == made[1] and found(12) == made[12]
+    with pytest.raises(InputError, match='leave top_k at 20, or take calibration-12.json out of'):
+        found(12, LocalizerConfig(top_k=5))
+    # What is wrong with one does not stop maps that need the other.
+    (model / 'calibration-12.json').write_text('{}')
+    assert found(1) == made[1]
+    with pytest.raises(InputError, match='calibration-12.json is no calibration'):
+        found(12)
+    # A map's own goes first, and has one name whatever its views.
+    own = made[12].model_copy(update={'map_identity': PlaceDatabase.open(maps[12]).identity})
+    write_calibration(maps[12], own)
+    assert found(12) == own
+    with pytest.raises(InputError, match='leave top_k at 20, or take calibration.json out of'):
+        found(12, LocalizerConfig(top_k=5))
+
+
+@pytest.mark.parametrize('views', [2, 12])
+def test_the_shipped_model_has_a_calibration_that_holds_for_it(views):
+    folder = shared_directory('models') / 'city'
+    config, encoder = read_identity(folder)
+    made = read_calibration(folder, file_of(views, len(config.views)))
+    check_calibration(made, {
+        'encoder_hash': encoder, 'preprocessing_hash': preprocessing_hash(config),
+        'headings': views, 'spacing_m': config.submap.spacing_m, 'smooth_m': config.smooth_m,
+        **{name: getattr(LocalizerConfig(), name) for name in SEARCH}}, folder)
+    assert made.map_identity == '' and made.inside is not None
+
+
 def test_one_map_gets_a_calibration_of_its_own(world, tmp_path):
-    from saliency_i2ploc_ros.cli import build_map
-    from saliency_i2ploc_ros.mapping.database import PlaceDatabase
     city = world / 'cities' / 'city-7'
-    build_map.command(out=tmp_path / 'map', root=city, drive='0000', cloud=None, trajectory=None,
-                      scale=1.0, model=world / 'model', spacing=None, headings=None, picture=None,
-                      overwrite=False, device='cpu')
+    build(world, tmp_path / 'map')
     said = calibrate(city, '--model', world / 'model', '--map', tmp_path / 'map', '--elsewhere',
                      world / 'cities' / 'city-8', '--report', tmp_path / 'report')
     made, database = read_calibration(tmp_path / 'map'), PlaceDatabase.open(tmp_path / 'map')

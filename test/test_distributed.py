@@ -24,7 +24,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 import torch
 from helpers_training import noise_batch, noise_config
-from saliency_i2ploc_ros.distributed import gather_rows, in_turn, share, start, stop, world
+from saliency_i2ploc_ros.distributed import (
+    gather_rows, gather_to_first, in_turn, share, start, stop, world)
 from saliency_i2ploc_ros.training.steps import CachedStep
 from saliency_i2ploc_ros.training.task import TrainingTask
 
@@ -41,6 +42,10 @@ whole = gather_rows(rows, 5, here)
 assert torch.equal(whole, torch.arange(10.0).reshape(5, 2)), whole
 whole.square().sum().backward()
 assert torch.equal(rows.grad, 2 * rows)
+for at_once in (1, 2, 3, 9):  # of shares of two and three
+    first = gather_to_first(rows.detach().numpy(), 5, torch.device('cpu'), here, at_once)
+    assert (first is None) == (here.rank > 0)
+    assert first is None or (first == whole.detach().numpy()).all(), first
 
 config = noise_config(**eval(sys.argv[2]))
 torch.manual_seed(1)

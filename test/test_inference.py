@@ -59,14 +59,15 @@ def made(monkeypatch):
 def test_verify_stays_with_a_calibration_only_where_it_makes_a_difference(tmp_path, verifier):
     model = torch_runtime(verifying_model(VERIFYING.model_copy(update={'verifier': verifier})))
     thread = SimpleNamespace(
-        model=model, database=SimpleNamespace(path=tmp_path), _given={'model': '/model'},
+        model=model, _given={'model': '/model'},
+        database=SimpleNamespace(path=tmp_path, schema=SimpleNamespace(views=12)),
         calibration=SimpleNamespace(top_k=20, temperature=0.03, merge_radius_m=20.0, verify=True))
 
     def change(**values):
         inference.Inference.check_change(thread, values)
 
     change(top_k=20, verify=True)
-    with pytest.raises(InputError, match='top_k stays 20'):
+    with pytest.raises(InputError, match='top_k stays 20.* take calibration-12.json out of'):
         change(top_k=5)
     if verifier is None:
         change(verify=False)

@@ -91,7 +91,7 @@ def test_gradient_by_finite_differences():
                     float(gradient.view(-1)[i]), rel=0.02, abs=2e-3)
 
 
-def test_places_of_different_sites_are_infinitely_far():
+def test_places_of_different_frames_are_infinitely_far():
     xy = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     d = distances(xy, torch.tensor([0, 1]), xy, torch.tensor([0, 0]))
     assert d[0].tolist() == [0.0, 5.0]

@@ -243,7 +243,8 @@ def test_a_prior_goes_along_with_odometry():
 
     sequence = Joins()
     follower = Follower(sequence, moves)
-    for heading, x, P in ((1e-6, 20.0, [9.0, 9.0]), (ANY, 0.0, [209.0, 209.0])):
+    # 20 m: 0.4^2 + 0.02^2 * 20 along the way; 0.0780 aside, by the heading (see test_sequence).
+    for heading, x, P in ((1e-6, 20.0, [9.168, 9.078]), (ANY, 0.0, [209.123, 209.123])):
         told = Told(Prior(np.eye(4), np.diag([9.0, 9.0, heading])), START_NS + S)
         follower.follow(seen(0).answer, START_NS + 3 * S, told)
         np.testing.assert_allclose(sequence.prior.T_map_base[:2, 3], [x, 0.0], atol=1e-3)
@@ -274,6 +275,14 @@ def test_a_prior_goes_along_with_a_guess():
     step = moves.to(START_NS + S)
     np.testing.assert_allclose(moves.since(START_NS), step, atol=1e-9)
     np.testing.assert_allclose(moves.since(START_NS + 2 * S), inverse(step), atol=1e-9)
+    sequence = Joins()
+    told = Told(Prior(np.eye(4), np.diag([9.0, 9.0, 1e-6])), START_NS)
+    Follower(sequence, moves).follow(seen(0).answer, START_NS + S, told)
+    # 8 m in a second: the speed is known to a half, the heading to 10 degrees a metre.
+    turn = math.radians(10.0) ** 2
+    np.testing.assert_allclose(
+        np.diag(sequence.prior.covariance),
+        [9.0 + 4.0 ** 2, 9.0 + turn * 8.0 ** 3 / 3, turn * 8.0], rtol=1e-4)
 
 
 def test_a_node_that_is_told_which_of_two_places_it_is(tmp_path):

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from saliency_i2ploc_ros.geometry.poses import planar, wrap, yaw_of
+from saliency_i2ploc_ros.evaluation.sequences import odometry_of
+from saliency_i2ploc_ros.geometry.poses import inverse, planar, wrap, yaw_of
 from saliency_i2ploc_ros.localization.belief import Belief, BeliefConfig
 from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig, mixture_weights
+from saliency_i2ploc_ros.localization.odometry import OdometryNoise
 from saliency_i2ploc_ros.localization.sequence import Prior, Sequence
 
 CONFIG = LocalizerConfig(merge_radius_m=8.0)
@@ -263,6 +265,41 @@ def test_a_prior_without_a_heading_widens_and_stays():
     moved = prior.moved(planar(10.0, 0.0, 0.0))
     np.testing.assert_allclose(moved.T_map_base[:2, 3], [50.0, 0.0], atol=1e-9)
     np.testing.assert_allclose(moved.covariance[:2, :2], np.diag([59.0, 59.0]), atol=1e-6)
-    still = prior.moved(np.eye(4))
+    still = prior.moved(np.eye(4), OdometryNoise())
     np.testing.assert_allclose(still.T_map_base, prior.T_map_base, atol=1e-12)
     np.testing.assert_allclose(still.covariance, prior.covariance, atol=1e-12)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_a_moved_prior_grows_with_the_way(known):
+    """By hand, of 50 m: 2 % of it and what slips, and what a heading does aside."""
+    prior = Prior(planar(0.0, 0.0, math.pi / 2), np.diag([9.0, 4.0, 1e-12 if known else 100.0]))
+    step, noise = planar(50.0, 0.0, 0.3), OdometryNoise()
+    added = prior.moved(step, noise).covariance - prior.moved(step).covariance
+    turn, bias = math.radians(0.3) ** 2, math.radians(0.02) ** 2
+    along, aside = 1.0 ** 2 + 0.02 ** 2 * 50.0, turn * 50.0 ** 3 / 3 + bias * 50.0 ** 4 / 4
+    assert (along, aside) == pytest.approx((1.02, 1.3327), abs=1e-3)
+    # It looks along y; of a vehicle that looks anywhere both are everywhere.
+    expected = np.diag([aside, along, turn * 50.0 + bias * 2500.0])
+    expected[0, 2] = expected[2, 0] = -(turn * 50.0 ** 2 / 2 + bias * 50.0 ** 3 / 2)
+    if not known:
+        expected = np.diag([*[0.5 * (along + aside)] * 2, expected[2, 2]])
+    np.testing.assert_allclose(added, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize('variance', [1e-4, 0.3])
+def test_a_prior_moved_by_odometry_is_that_of_many_vehicles(variance):
+    """Which tell of 40 m obliquely ahead what the odometry of a judged drive would."""
+    rng = np.random.default_rng(0)
+    noise = OdometryNoise(scale=0.05, slip_m=0.1, turn_deg=1.0, bias_deg_m=0.1)
+    way = np.stack([planar(0.8 * i, 0.6 * i, 0.4) for i in range(41)])
+    motion, ends = inverse(way[0]) @ way[-1], []
+    for yaw in rng.normal(0.7, math.sqrt(variance), 1500):
+        T = planar(0.0, 0.0, yaw)
+        for step in odometry_of(way, noise, rng):
+            T = T @ step
+        ends.append([*T[:2, 3], yaw_of(T)])
+    moved = Prior(planar(0.0, 0.0, 0.7), np.diag([1e-12, 1e-12, variance])).moved(motion, noise)
+    drawn, scale = np.cov(np.array(ends).T), np.sqrt(np.diag(moved.covariance))
+    np.testing.assert_allclose(drawn / np.outer(scale, scale),
+                               moved.covariance / np.outer(scale, scale), atol=0.12)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_sequence import answer, Places, replace_config
 
+from saliency_i2ploc_ros.cli import evaluate_sequence
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.errors import InputError
 from saliency_i2ploc_ros.evaluation.sequence_figures import drive_figures, start_figures
@@ -21,7 +22,6 @@ from saliency_i2ploc_ros.evaluation.sequences import (
     kidnappings,
     LIMIT_M,
     odometry_of,
-    OdometryNoise,
     random_starts,
     run_through,
     sequence_figures,
@@ -32,6 +32,7 @@ from saliency_i2ploc_ros.evaluation.sequences import (
 )
 from saliency_i2ploc_ros.evaluation.summary import json_safe
 from saliency_i2ploc_ros.geometry.poses import planar, yaw_of
+from saliency_i2ploc_ros.localization.odometry import OdometryNoise
 from saliency_i2ploc_ros.localization.sequence import Sequence
 
 QUIET = OdometryNoise(scale=0.0, slip_m=0.0, turn_deg=0.0, bias_deg_m=0.0)
@@ -168,6 +169,24 @@ def test_two_drives_are_judged_together():
             assert two[kind][key] == pytest.approx(one[kind][key])
     width = [np.ptp(found['whole_drive']['intervals']['availability']) for found in (one, two)]
     assert 0.0 < 0.5 * width[0] < width[1] < 0.95 * width[0]
+
+
+@pytest.mark.parametrize('starts', [20, 1])
+def test_the_table_has_the_intervals_of_the_summary(starts, capsys, monkeypatch):
+    """Of runs that overlap, not as if they were independent; of a single stretch none."""
+    monkeypatch.setenv('COLUMNS', '200')
+    sequence, asked, _ = world(wrong=0.7)
+    found = of_starts(random_starts(sequence, asked, QUIET, 0, starts))
+    evaluate_sequence._show({'random_starts': found}, 'round')
+    printed = capsys.readouterr().out
+    low, high = found['intervals']['share_within']
+    if starts > 1:
+        assert low < found['share_within'] < high
+        assert f'[{100 * low:.1f}, {100 * high:.1f}]' in printed
+    else:
+        assert low is None
+    independent = '[{:.1f}, {:.1f}]'.format(*(100 * end for end in found['interval']))
+    assert independent not in printed
 
 
 def test_the_command_says_what_it_needs(tmp_path):

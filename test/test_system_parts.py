@@ -280,28 +280,28 @@ def test_spherical_triplets_are_what_the_paper_sums():
     assert math.isclose(MARGIN, 0.1 ** 0.5)
 
 
-def batch_of(clouds, image_xy=(0.0, 0.0), image_yaw=0.0, site=0):
+def batch_of(clouds, image_xy=(0.0, 0.0), image_yaw=0.0, frame=0):
     n = len(clouds[0])
     return Batch(
         images=torch.zeros(n, 1, 1, 3), clouds=clouds, column=torch.zeros(n, 0),
         geometry=torch.zeros(n, 0), image_xy=torch.tensor([image_xy] * n, dtype=torch.float64),
         image_yaw=torch.full((n,), image_yaw, dtype=torch.float64),
         cloud_xy=torch.zeros(n, 2, dtype=torch.float64),
-        cloud_yaw=torch.zeros(n, dtype=torch.float64), site=torch.full((n,), site))
+        cloud_yaw=torch.zeros(n, dtype=torch.float64), frame=torch.full((n,), frame))
 
 
-@pytest.mark.parametrize('site', [0, -1])
-def test_voxels_fall_where_the_camera_sees_them(site):
+@pytest.mark.parametrize('frame', [0, -1])
+def test_voxels_fall_where_the_camera_sees_them(frame):
     # One post, 20 m ahead and 3 m to the left of a camera that stands 2 m ahead, 1 m to the right
     # of the map's vehicle, and looks 0.2 rad to its left. In a mirror all that is the other way.
     ahead, height = VXP_CITY.cloud.camera_m
-    c, s, side = math.cos(0.2), math.sin(0.2), 1 if site >= 0 else -1
+    c, s, side = math.cos(0.2), math.sin(0.2), 1 if frame >= 0 else -1
     x, y = ahead + 20.0, 3.0
     post = [2.0 + c * x - s * y, side * (-1.0 + s * x + c * y), 1.0]
     cells = torch.full((1, 2, 3), -1)
     cells[0, 0] = 5
     means = torch.tensor([[post, [0.0, 0.0, 0.0]]])
-    batch = batch_of((cells, means), (2.0, -1.0), 0.2, site)
+    batch = batch_of((cells, means), (2.0, -1.0), 0.2, frame)
     where, seen = voxel_pixels(batch, VXP_CITY)
     camera = VXP_CITY.image.camera
     assert seen.tolist() == [[True, False]]

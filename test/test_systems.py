@@ -219,7 +219,7 @@ def places(config, n=4):
         images=(images.permute(0, 2, 3, 1) * 50.0 + 120.0).clamp(0.0, 255.0),
         clouds=tuple(clouds), column=torch.from_numpy(token_columns(arrays, config)),
         geometry=torch.full((n, 4 * config.image.grid[1], 2), 1.0),
-        image_xy=xy, image_yaw=yaw, cloud_xy=xy, cloud_yaw=yaw, site=torch.zeros(n, dtype=int))
+        image_xy=xy, image_yaw=yaw, cloud_xy=xy, cloud_yaw=yaw, frame=torch.zeros(n, dtype=int))
 
 
 # What each recipe descends, and of which branch it has a gradient, at a share of the run.

@@ -16,12 +16,18 @@ from .train import sites_of
 
 if TYPE_CHECKING:
     from ..data.drive import Drive
+    from ..encoders.config import View
     from ..evaluation.calibrating import Answers, Site
     from ..evaluation.calibration_figures import Judged
     from ..evaluation.described import ByModel
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.verification import Verification
     from ..mapping.database import PlaceDatabase
+
+ALL_AROUND = 8  # headings of a place, from which on whoever looks anywhere finds one that fits
+
+TURNED = ('The views of each site are turned by another part of the angle between two of them, '
+          'since drives look along the streets and other vehicles need not. ')
 
 
 def command(
@@ -31,8 +37,8 @@ def command(
     model: Annotated[Path | None, typer.Option(
         help='Folder of the model; default: the shipped one.')] = None,
     out: Annotated[Path | None, typer.Option(
-        help='Folder to write calibration.json into; default: that given as --map, else as '
-        '--model.')
+        help='Folder to write calibration.json into (with --headings N calibration-N.json); '
+        'default: that given as --map, else as --model.')
         ] = None,
     map_path: Annotated[Path | None, typer.Option(
         '--map', help='Calibrate for this one map, which the drives go through; default: for '
@@ -63,14 +69,15 @@ def command(
     own drive are easier than those of another day, and the report warns of them. Written is what
     all of them teach; the report judges each site by what the others taught, or one map by halves
     of the way. A calibration holds for one model, one kind of map and one kind of search, and is
-    refused elsewhere.
+    refused elsewhere. With --headings the maps of the sites are turned each by another part of the
+    angle between two headings, for vehicles that look anywhere.
     """
     from ..distributed import start, stop, world
     from ..evaluation.calibrating import described_site
     from ..evaluation.described import ByModel
+    from ..localization.calibration import FILE, file_of
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.verification import verification_of
-    from ..mapping.views import headings as all_around
     from .evaluate import model_of
 
     if map_path is not None and headings is not None:
@@ -90,21 +97,37 @@ def command(
     groups = [*groups_of(roots, drive, database), *elsewhere_of(elsewhere)]
     warnings = warnings_of(groups, folder)
     own = describer.config.views
-    views = own if headings is None else all_around(headings, own)
+    count = len(own) if headings is None else headings
+    mapped = sum(group.database is not None for group in groups)  # and before the others
     sites = [described_site(group.name, group.database, group.drives, describer, here, camera,
-                            views) for group in groups]
+                            own if headings is None else
+                            views_of_site(headings, own, (i + 0.5) / mapped))
+             for i, group in enumerate(groups)]
     stop(here)
     if here.writes:
         kind: dict[str, Any] = {
             'encoder_hash': describer.hashes[0], 'preprocessing_hash': describer.hashes[1],
-            'map_identity': '', 'headings': len(views),
+            'map_identity': '', 'headings': count,
             'spacing_m': describer.config.submap.spacing_m,
             'smooth_m': describer.config.smooth_m}
         if database is not None:
             kind |= {'map_identity': database.identity, 'headings': database.schema.views,
                      'spacing_m': database.spacing_m, 'smooth_m': database.schema.smooth_m}
         verification = verification_of(describer.runtime, LocalizerConfig().verify)
-        learn(sites, kind, outside, target, report, warnings, verification)
+        file = target / (FILE if database is not None else file_of(count, len(own)))
+        learn(sites, kind, outside, file, report, warnings, verification)
+
+
+def views_of_site(count: int, own: tuple[View, ...], share: float) -> tuple[View, ...]:
+    """
+    Return `count` headings of each place, turned by a share of the angle between two of them.
+
+    Drives look along the streets, as one of the headings of an unturned map does: that would teach
+    that there is always one that fits. Fewer than `ALL_AROUND` are for vehicles that keep to the
+    streets, and are not turned.
+    """
+    from ..mapping.views import headings
+    return headings(count, own, share * 360.0 / count if count >= ALL_AROUND else 0.0)
 
 
 @dataclass(frozen=True)
@@ -183,11 +206,11 @@ def warnings_of(groups: Sequence[Group], folder: Path) -> list[tuple[str, str]]:
 
 
 def learn(
-    sites: Sequence[Site], kind: dict[str, Any], outside: float | None, target: Path,
+    sites: Sequence[Site], kind: dict[str, Any], outside: float | None, file: Path,
     report: Path, warnings: Sequence[tuple[str, str]], verification: Verification | None = None,
 ) -> None:
     """
-    Write the calibration that the sites teach into `target`, and what it is worth.
+    Write the calibration that the sites teach as `file`, and what it is worth.
 
     kind: of model and map, as in `Calibration`: what it will hold for. verification: of what the
     images found.
@@ -196,7 +219,7 @@ def learn(
     from ..evaluation.calibration_figures import judge
     from ..evaluation.calibration_report import write_calibration_report
     from ..evaluation.report import versions
-    from ..localization.calibration import FILE, write_calibration
+    from ..localization.calibration import write_calibration
     from ..localization.hypotheses import LocalizerConfig
 
     config = LocalizerConfig()
@@ -215,12 +238,12 @@ def learn(
                                        protocol_of(sites, answers, kind, config, judged,
                                                    verification is not None), warnings,
                                        versions())
-    write_calibration(target, calibration)
+    write_calibration(file.parent, calibration, file.name)
     if isinstance(judged, str):
         typer.echo(f'warning: nobody knows what it is worth: {judged}', err=True)
     else:
         typer.echo(headline(summary['figures']))
-    typer.echo(f'{target / FILE}: written; report: {report / "report.html"}')
+    typer.echo(f'{file}: written; report: {report / "report.html"}')
 
 
 def provenance_of(
@@ -259,16 +282,21 @@ def protocol_of(
            'There is one map: images of each half of the way are judged by what the other half '
            'taught. Both are of the same city and the same day, so that another city is likely '
            'to be worse.')
+    asked = sum(len(queries) for site in sites for queries, _ in site.queries)
+    refused = sum(site.refused for site in sites)
     away = sum(len(each) for each in answers if not each.inside)
     said = (f'From elsewhere: {away} questions, each {OUTSIDERS_EVERY}th image of other cities, '
             'asked in a map where no answer can be right.' if away else
             'No images from outside the map were asked.')
     return [
         f'Sites: {where}. Images are asked one at a time, without a guess of where they are; all '
-        'that have poses count.', *([how] if how else []), said,
+        f'that have poses and show something count. Of {asked + refused} images {refused} were '
+        'left out, which the localizer refuses before it asks the model (`min_contrast`, '
+        '`min_visible`): they get no probability.', *([how] if how else []), said,
         f'A place every {kind["spacing_m"]:g} m, in {kind["headings"]} views; searched: the best '
         f'{config.top_k}{", all verified" if verifies else ""}, temperature '
         f'{config.temperature:g}, cluster within {config.merge_radius_m:g} m. '
+        f'{TURNED if kind["headings"] >= ALL_AROUND and not kind["map_identity"] else ""}'
         'The written calibration is what all sites teach together.']
 
 

@@ -24,7 +24,8 @@ from ..storage import read_json, shared_directory, write_json
 
 CAMERA = '/kitti360/image_00'
 MARK = 'demo.json'
-REPLAY_TIMEOUT_S = 600.0
+BEGIN_TIMEOUT_S = 180.0  # the replay waits a minute for the others by itself
+REPLAY_TIMEOUT_S, END_TIMEOUT_S = 600.0, 60.0
 
 
 def command(
@@ -120,6 +121,7 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
     shows its last lines.
     """
     from ..geometry.poses import to_quaternion
+    from ..ros.replay_node import PLAYS
 
     extrinsics = [float(v) for v in (*T_base_camera[:3, 3], *to_quaternion(T_base_camera))]
     image, truth = f'{CAMERA}/image_rect', '/kitti360/ground_truth/pose'
@@ -137,18 +139,28 @@ def run_nodes(out: Path, model: Path, T_base_camera: Any, rate: float, domain: i
         evaluator = start('evaluator', output=str(out / 'results'), database=str(out / 'map'),
                           bag=str(out / 'bag'), image_topic=image)
         replay = start('replay', bag=str(out / 'bag'), rate=rate, wait_for=f'{image} {truth}')
-        deadline = time.monotonic() + REPLAY_TIMEOUT_S
-        while replay.poll() is None and time.monotonic() < deadline:
+        started = time.monotonic()
+        while replay.poll() is None:
+            waited = time.monotonic() - started
+            if waited > REPLAY_TIMEOUT_S:
+                raise _failed(out / 'logs', 'replay', f'did not end in {waited:.0f} s')
+            if waited > BEGIN_TIMEOUT_S and PLAYS not in _log(out / 'logs', 'replay'):
+                raise _failed(out / 'logs', 'replay', f'did not begin in {waited:.0f} s: does it '
+                              'hang? See "A node hangs" in docs/troubleshooting.md')
             for name, process in (('localizer', localizer), ('evaluator', evaluator)):
                 if process.poll() is not None:
                     raise _failed(out / 'logs', name)
             time.sleep(0.1)
-        if replay.poll() != 0:
+        if replay.returncode != 0:
             raise _failed(out / 'logs', 'replay')
         time.sleep(1.0)  # The last answers are on their way.
         for name, process in (('evaluator', evaluator), ('localizer', localizer)):
             process.send_signal(signal.SIGINT)
-            if process.wait(timeout=60.0) != 0:
+            try:
+                code = process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise _failed(out / 'logs', name, 'did not end when asked') from None
+            if code != 0:
                 raise _failed(out / 'logs', name)
 
 
@@ -174,11 +186,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _failed(logs: Path, name: str) -> InputError:
+def _log(logs: Path, name: str) -> str:
+    return (logs / f'{name}.log').read_text(errors='replace')
+
+
+def _failed(logs: Path, name: str, how: str = 'failed') -> InputError:
     # What stops the others is mostly the localizer's: its last words are shown beside theirs.
     tails = [f'{node}: {line}' for node in dict.fromkeys((name, 'localizer'))
-             for line in (logs / f'{node}.log').read_text(errors='replace').splitlines()[-3:]]
-    return InputError(f'the {name} node failed; more is in {logs}:\n  ' + '\n  '.join(tails))
+             for line in _log(logs, node).splitlines()[-3:] or ['(it has said nothing)']]
+    return InputError(f'the {name} node {how}; more is in {logs}:\n  ' + '\n  '.join(tails))
 
 
 def last_line(summary: dict[str, Any], seed: int, places: int) -> str:

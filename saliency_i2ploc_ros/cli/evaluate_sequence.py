@@ -73,7 +73,6 @@ def command(
         ask,
         check_drawn,
         drive_through,
-        OdometryNoise,
         sequence_figures,
         together,
         truth_of,
@@ -82,6 +81,7 @@ def command(
     from ..localization.belief import BeliefConfig
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.localizer import open_localizer
+    from ..localization.odometry import OdometryNoise
     from ..localization.sequence import Sequence
     from ..storage import write_json
 
@@ -153,7 +153,7 @@ def _show(figures: dict[str, Any], title: str) -> None:
             _percent(part['false_fix_rate'], around['false_fix_rate'], 2), _metres(part),
             '' if part['yaw_deg'] is None else f'{part["yaw_deg"]["p95"]:.1f} deg',
             '\n'.join(_unit(part['metres'][q]) for q in ('p50', 'p95')) if there else '',
-            _percent(part['share_within'], part['interval'], 1) if there else '')
+            _percent(part['share_within'], around['share_within'], 1) if there else '')
     Console().print(table)
 
 

@@ -34,7 +34,7 @@ from ..localization.verification import Verification
 from ..mapping.database import PlaceDatabase
 from ..mapping.nearest import Nearest
 from ..progress import track
-from .described import ByModel, describe_database, Described
+from .described import ByModel, describe_database, Described, shown
 from .fitting import fit_logistic, fit_nothing, fit_power
 from .protocols import cloud_side, entries_of, image_side
 from .recall import trajectory_blocks
@@ -56,13 +56,15 @@ class Site:
 
     frame: the map frame; of sites that share one, none is outside another's map for certain.
     places: None where images are only asked in the maps of others. queries: of each drive through
-    it, with the heading of its camera in the vehicle, radians, left positive.
+    it, with the heading of its camera in the vehicle, radians, left positive. refused: how many
+    of the drives' images are not among them, since they show nothing.
     """
 
     name: str
     frame: str
     places: Described | None
     queries: Sequence[tuple[Described, float]]
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,21 +123,28 @@ def described_site(
 
     database: the map's drive, seen from `views` (None: the model's own), or a map on disk; None:
     the drives are elsewhere. drives: whose images are asked; camera: of them, None: the first.
+    Images that a localizer refuses before it asks the model, by default, are left out: they never
+    get the probability that is learned here.
     """
-    config, queries = describer.config, []
+    config, queries, refused = describer.config, [], 0
     for drive in drives:
         entries = entries_of(drive, 0.0, camera)
         assert entries.camera is not None
-        queries.append((image_side(entries, describer, world).described,
-                        camera_yaw(drive.cameras[entries.camera].T_base_sensor)))
+        found = image_side(entries, describer, world).described
+        kept = np.flatnonzero(shown(drive, entries.camera, found.numbers.tolist(),
+                                    LocalizerConfig(), world))
+        refused += len(found) - len(kept)
+        if len(kept) > 0:
+            queries.append((found if len(kept) == len(found) else _some(found, kept),
+                            camera_yaw(drive.cameras[entries.camera].T_base_sensor)))
     if isinstance(database, PlaceDatabase):
         return Site(name, frame_of(database.schema.source),
-                    describe_database(database, describer, world), queries)
+                    describe_database(database, describer, world), queries, refused)
     if database is None:
-        return Site(name, f'{name}, elsewhere', None, queries)
+        return Site(name, f'{name}, elsewhere', None, queries, refused)
     places = cloud_side(entries_of(database, config.submap.spacing_m), describer, world,
                         config.submap, views or config.views, config.smooth_m)
-    return Site(name, frame_of(database.name), places.described, queries)
+    return Site(name, frame_of(database.name), places.described, queries, refused)
 
 
 def answers_of(
@@ -207,7 +216,11 @@ def all_answers(
 
 
 def _thinned(queries: Described) -> Described:
-    rows = slice(None, None, OUTSIDERS_EVERY)
+    return _some(queries, slice(None, None, OUTSIDERS_EVERY))
+
+
+def _some(queries: Described, rows: slice | NDArray[np.int64]) -> Described:
+    """Return some of the images."""
     return replace(queries, descriptors=queries.descriptors[rows],
                    T_map_base=queries.T_map_base[rows], numbers=queries.numbers[rows],
                    details=None if queries.details is None else queries.details[rows])
@@ -225,7 +238,8 @@ def fit(
     """
     own = [each for each in answers if each.inside]
     if not own:
-        raise InputError('there is no image with a pose in its own map: give drives through it')
+        raise InputError('there is no image with a pose in its own map that shows something: '
+                         'give drives through it')
     evidence = np.concatenate([each.evidence for each in own])
     right = np.concatenate([each.right for each in own])
     spread = np.concatenate([each.spread for each in own])[right]

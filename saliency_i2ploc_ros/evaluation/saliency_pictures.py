@@ -87,15 +87,17 @@ def draw_habit(figure: Figure, looked: Looked, grid: tuple[int, int]) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[2.6, 1.0])
     heat = left.imshow(mean, cmap=COLOURS, norm=_norm(), aspect='auto')
     left.set(xticks=[], yticks=range(grid[0]), ylabel='row of patches')
-    left.set_title('mean saliency by spot (1: mean)', fontsize=10)
+    left.set_title('mean saliency by spot', fontsize=10)
     _colour_bar(figure, heat, left)
     right.barh(range(grid[0]), mean.mean(1), color='C1')
     right.axvline(1.0, color='C0', linestyle=':', linewidth=1.2)
-    right.set(ylim=(grid[0] - 0.5, -0.5), yticks=range(grid[0]), xlabel='mean of the row')
+    right.set(ylim=(grid[0] - 0.5, -0.5), yticks=range(grid[0]))
+    right.set_title('by row', fontsize=10)
 
 
 def draw_clouds(figure: Figure, looked: Looked, shown: Shown) -> None:
-    axes = figure.subplots(len(shown.points), 2, squeeze=False, width_ratios=[1.0, 2.2])
+    axes = figure.subplots(len(shown.points), 2, squeeze=False, width_ratios=[1.0, 2.2],
+                           sharex='col', sharey='col')
     relative = relative_saliency(looked, 'area')
     dots = None
     for r, (points, row) in enumerate(zip(shown.points, shown.cloud_rows, strict=True)):
@@ -111,7 +113,7 @@ def draw_clouds(figure: Figure, looked: Looked, shown: Shown) -> None:
                 style['c'] = value[order]
         dots = above.scatter(-flat[order, 1], flat[order, 0], s=3.0, **style)
         above.plot(0, 0, '^', color='#35e0ff', markersize=6)
-        above.set(aspect='equal', xlabel='right, m', ylabel='ahead, m')
+        above.set(aspect='equal', ylabel='ahead, m')
         away = flat - np.array([0.0, 0.0, 1.6], np.float32)
         distance = np.linalg.norm(away, axis=1)
         far = np.argsort(-distance)
@@ -119,10 +121,14 @@ def draw_clouds(figure: Figure, looked: Looked, shown: Shown) -> None:
         azimuth = np.degrees(np.arctan2(away[far, 1], away[far, 0]))
         elevation = np.degrees(np.arcsin(away[far, 2] / distance[far]))
         ahead.scatter(-azimuth, elevation, s=np.clip(60.0 / distance[far], 1.0, 14.0), **style)
-        ahead.set(xlabel='to the right, degrees', ylabel='elevation, degrees')
+        ahead.set(ylabel='elevation, degrees')
         for one in (above, ahead):
             # The colours' middle is pale: on white paper and on black it needs a ground.
             one.set_facecolor('#232a33')
+    axes[0, 0].set_title('from above', fontsize=10)
+    axes[0, 1].set_title('from the vehicle', fontsize=10)
+    axes[-1, 0].set_xlabel('to the right, m')
+    axes[-1, 1].set_xlabel('to the right, degrees')
     if dots is not None:
         _colour_bar(figure, dots, axes)
 
@@ -135,6 +141,7 @@ def _norm() -> LogNorm:
 def _colour_bar(figure: Figure, drawn: Any, axes: Any) -> None:
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, extend='both')
     bar.set_ticks([0.5, 1.0, 2.0], labels=['½', '1', '2'])
+    bar.set_label('times the mean', fontsize=9)
     bar.minorticks_off()
 
 
@@ -147,8 +154,9 @@ def draw_curves(figure: Figure, branch: Branch) -> None:
         for order, colour, line in zip(ORDERS, ('C0', '#8a94a0', 'C1', 'C2'),
                                        ('-', '--', '-', '-'), strict=True):
             one.plot(x, scale * values[order].mean(0), line, marker='o', markersize=4,
-                     color=colour, label=order)
+                     color=colour, label=order, clip_on=False)
         one.set(xlabel=f'{branch.unit} removed, %', title=title)
-        one.set_ylim(bottom=min(0.0, one.get_ylim()[0]))
+        lowest = min(values[order].mean(0).min() for order in ORDERS)
+        one.set_ylim(bottom=min(0.0, scale * lowest))
         one.grid(alpha=0.5)
     axes[0].legend(fontsize=9, frameon=False)

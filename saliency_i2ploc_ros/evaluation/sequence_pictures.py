@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..localization.fix import Answer
+from ..localization.odometry import OdometryNoise
 from ..localization.sequence import Sequence
 from .pictures import ERROR_COLOURS, GHOST, save, TRUTH
 from .sequence_figures import Run, share_reached
-from .sequences import Asked, LIMIT_M, OdometryNoise, run_through, WITHIN_M
+from .sequences import Asked, LIMIT_M, run_through, WITHIN_M
 from .trust_pictures import draw_false_fixes, dress_false_fixes, mark_false_fixes
 
 Array = NDArray[np.float64]

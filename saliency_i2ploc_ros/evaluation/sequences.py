@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.drive import Drive
 from ..errors import InputError
 from ..geometry.poses import inverse, path_length, planar
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer
+from ..localization.odometry import OdometryNoise
 from ..localization.sequence import Prior, Sequence
 from ..progress import track
 from .offline import answers_to
@@ -37,23 +37,6 @@ LIMIT_M = 200.0  # after which a run from a random start ends
 BEFORE_M = 100.0  # that is driven before a kidnapping
 APART_M = 100.0  # at least, of a place that is another one
 UNKNOWN_RAD2 = 100.0  # variance of a heading of which a prior says nothing
-
-
-class OdometryNoise(BaseModel):
-    """
-    What a wheel odometry does wrong, of steps of d metres.
-
-    scale: standard deviation of a factor of all lengths, once for each run (a tyre's radius).
-    slip_m, turn_deg: standard deviations of each step's length and heading, growing with sqrt(d):
-    what is given is that after one metre. bias_deg_m: of a turn with each metre, once a run.
-    """
-
-    model_config = ConfigDict(frozen=True, extra='forbid')
-
-    scale: float = Field(default=0.02, ge=0.0)
-    slip_m: float = Field(default=0.02, ge=0.0)
-    turn_deg: float = Field(default=0.3, ge=0.0)
-    bias_deg_m: float = Field(default=0.02, ge=0.0)
 
 
 def odometry_of(

@@ -29,7 +29,7 @@ from ..storage import content_hash, read_json, write_json
 
 Array = NDArray[np.float64]
 
-FILE = 'calibration.json'
+FILE = 'calibration.json'  # of a map; of a model for maps with its own views, see `file_of`
 FORMAT = 2
 SEAL = 'hash'
 AGAIN = 'calibrate again with `i2ploc calibrate`'
@@ -198,15 +198,24 @@ def _log_odds(share: float) -> float:
     return min(max(odds, -_MOST_LOGIT), _MOST_LOGIT)
 
 
-def write_calibration(folder: Path, calibration: Calibration) -> None:
+def file_of(headings: int, own: int) -> str:
+    """
+    Return the name of a model's calibration for maps of so many views of a place.
+
+    own: how many the model itself asks for. A model can have one for each number.
+    """
+    return FILE if headings == own else f'calibration-{headings}.json'
+
+
+def write_calibration(folder: Path, calibration: Calibration, name: str = FILE) -> None:
     """Write it into the folder of a model or of a map, atomically, sealed by its hash."""
     written = calibration.model_dump(mode='json')
-    write_json(Path(folder) / FILE, {**written, SEAL: content_hash(written)})
+    write_json(Path(folder) / name, {**written, SEAL: content_hash(written)})
 
 
-def read_calibration(folder: Path) -> Calibration | None:
+def read_calibration(folder: Path, name: str = FILE) -> Calibration | None:
     """Return the calibration of a folder, None if it has none; an altered one: InputError."""
-    path = Path(folder) / FILE
+    path = Path(folder) / name
     if not path.is_file():
         return None
     raw = read_json(path)
@@ -226,12 +235,14 @@ def read_calibration(folder: Path) -> Calibration | None:
     return found
 
 
-def check_calibration(calibration: Calibration, holds_for: dict[str, Any], where: Path) -> None:
+def check_calibration(
+    calibration: Calibration, holds_for: dict[str, Any], where: Path, file: str = FILE,
+) -> None:
     """
     Raise InputError unless a calibration was made for this model, map and search.
 
     holds_for: values by the names of `Calibration`'s fields that must be equal; '' of the
-    calibration's own map_identity fits any map.
+    calibration's own map_identity fits any map. file: its name, for the message.
     """
     for name, value in holds_for.items():
         made_for = getattr(calibration, name)
@@ -241,5 +252,5 @@ def check_calibration(calibration: Calibration, holds_for: dict[str, Any], where
             # `i2ploc calibrate` searches as a localizer does by default.
             mend = f'leave {name} at {made_for!r}' if name in SEARCH else AGAIN
             raise InputError(f'the calibration for {where} was made for {name} {made_for!r}, and '
-                             f'here it is {value!r}: {mend}, or take {FILE} out of the folder of '
+                             f'here it is {value!r}: {mend}, or take {file} out of the folder of '
                              'the map or model')

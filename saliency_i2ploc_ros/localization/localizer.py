@@ -19,7 +19,14 @@ from ..geometry.cameras import Camera, Panorama
 from ..geometry.panorama import panorama_mount, stitch
 from ..geometry.poses import planar
 from ..mapping.database import PlaceDatabase
-from .calibration import Calibration, check_calibration, read_calibration, SEARCH
+from .calibration import (
+    Calibration,
+    check_calibration,
+    FILE,
+    file_of,
+    read_calibration,
+    SEARCH,
+)
 from .fix import Answer, Candidates, Fix
 from .hypotheses import estimate, join, LocalizerConfig, Retrieved
 from .trust import judged, REASONS
@@ -71,7 +78,8 @@ class Localizer:
         if calibration is not None:
             check_calibration(calibration, {
                 name: getattr(self.config, name) for name in search_of(self.model)},
-                database.path)
+                database.path, FILE if calibration.map_identity
+                else file_of(calibration.headings, len(self.model.config.views)))
 
     def close(self) -> None:
         """Free the model, on CUDA too; nothing can be localized after that."""
@@ -134,8 +142,8 @@ class Localizer:
         config, clock = self.config, _Clock()
 
         visible = [visibility_of(view.image) for view in views]
-        used = [i for i, (contrast, share) in enumerate(visible)
-                if contrast >= config.min_contrast and share >= config.min_visible]
+        used = [i for i, seen in enumerate(visible)
+                if seen.suffices(config.min_contrast, config.min_visible)]
         if not used:
             clock.lap('prepare')
             contrast, share = (max(each) for each in zip(*visible, strict=True))
@@ -224,10 +232,11 @@ def calibration_for(
     model: ImageRuntime, model_directory: Path, database: PlaceDatabase,
 ) -> Calibration | None:
     """
-    Return the map's own calibration, or the model's if it is for maps of this kind, or None.
+    Return the map's own calibration, or the model's for maps of this kind, or None.
 
-    A map's own that is not for it (the map was built anew, say) is an InputError; the model's is
-    for maps with as many views of a place as it was made with, and is otherwise left alone.
+    A map's own that is not for it (the map was built anew, say) is an InputError. Of the model's,
+    the one for as many views of a place is read (`file_of`), and is left alone if it does not fit
+    otherwise.
     """
     kind = {'encoder_hash': model.encoder_hash,
             'preprocessing_hash': preprocessing_hash(model.config),
@@ -237,7 +246,8 @@ def calibration_for(
     if own is not None:
         check_calibration(own, {**kind, 'map_identity': database.identity}, database.path)
         return own
-    found = read_calibration(model_directory)
+    found = read_calibration(model_directory,
+                             file_of(database.schema.views, len(model.config.views)))
     if found is not None and all(getattr(found, name) == value for name, value in kind.items()):
         return found
     return None

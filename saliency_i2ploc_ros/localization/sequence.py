@@ -14,6 +14,7 @@ from .belief import Belief, BeliefConfig, Located
 from .calibration import Calibration
 from .fix import Answer, Fix
 from .hypotheses import LocalizerConfig, mixture_weights
+from .odometry import OdometryNoise
 from .trust import PLANE
 
 Array = NDArray[np.float64]
@@ -35,9 +36,9 @@ class Prior:
     T_map_base: Array
     covariance: Array
 
-    def moved(self, T_before_after: Array) -> Prior:
+    def moved(self, T_before_after: Array, noise: OdometryNoise | None = None) -> Prior:
         """
-        Return what it says after a motion (4, 4) of the vehicle, which is taken as exact.
+        Return what it says after a motion (4, 4) of the vehicle, told with this noise or exactly.
 
         The yaw is normal, of mean m and variance v, so that a motion d in the vehicle goes
         R(yaw) d = cos(e) a + sin(e) b, with e ~ N(0, v), a = R(m) d and b = R(m + 90 degrees) d.
@@ -45,6 +46,8 @@ class Prior:
         + (1 - exp(-2v)) / 2 b b^T, that with the yaw exp(-v/2) v b, and with the position
         exp(-v/2) c b^T, where c is the position's with the yaw (Stein's lemma). Of a small v it is
         the linear propagation; of a heading that is not known the position stays and widens.
+        What the noise adds is turned by the same yaw: of its covariance in the plane, what does
+        not depend on a direction stays, and exp(-2v) of the rest.
         """
         P = self.covariance
         v, known = P[2, 2], math.exp(-0.5 * P[2, 2])
@@ -56,6 +59,12 @@ class Prior:
                       + 0.5 * (1.0 - math.exp(-v)) ** 2 * np.outer(a, a)
                       + 0.5 * (1.0 - math.exp(-2.0 * v)) * np.outer(b, b))
         Q[:2, 2] += known * v * b
+        if noise is not None:
+            R, N = planar(0.0, 0.0, yaw)[:2, :2], noise.covariance(T_before_after)
+            even = 0.5 * np.trace(N[:2, :2]) * np.eye(2)
+            Q[:2, :2] += even + math.exp(-2.0 * v) * (R @ (N[:2, :2] - even) @ R.T)
+            Q[:2, 2] += known * (R @ N[:2, 2])
+            Q[2, 2] += N[2, 2]
         Q[2, :2] = Q[:2, 2]
         x, y, z = self.T_map_base[:3, 3]
         return Prior(planar(x + known * a[0], y + known * a[1],

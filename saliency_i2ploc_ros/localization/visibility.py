@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+VERSION = 1  # of what is computed here, for those that keep it; raised when it changes
 WIDTH = 320  # pixels that are left, or up to twice as many, where larger images are averaged
 CELLS = 8, 4  # across and down
 # Of grey levels, of the structures of some 2 to 10 pixels that are left of a sharp image. Between
@@ -24,6 +25,10 @@ class Visibility(NamedTuple):
 
     contrast: float
     share: float
+
+    def suffices(self, min_contrast: float, min_visible: float) -> bool:
+        """Tell whether such an image is looked at; see `LocalizerConfig` for the limits."""
+        return self.contrast >= min_contrast and self.share >= min_visible
 
 
 def visibility_of(image: NDArray[np.uint8]) -> Visibility:

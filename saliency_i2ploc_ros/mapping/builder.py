@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import torch
 
 from ..data.submaps import SubmapStore, thin
-from ..distributed import barrier, gather_rows, share, start, World
+from ..distributed import barrier, gather_rows, gather_to_first, share, start, World
 from ..encoders.cloud_input import cloud_input
 from ..encoders.config import View
 from ..encoders.dual import DualEncoder
@@ -34,7 +34,7 @@ class EncodedSubmaps(NamedTuple):
     descriptors: (n, D) float32. indices: (n,) int64, which submaps of the store they are of.
     T_base_view, T_map_place: (n, 4, 4), from where they are seen, in the submap and in the map.
     skipped: how many views had too few points. details: (n, N, c) of their tokens, for the
-    verifier; None of a model without.
+    verifier; None of a model without, and on all processes but the first.
     """
 
     descriptors: NDArray[np.float32]
@@ -53,7 +53,8 @@ def encode_submaps(
     Return the descriptors of views of a store's submaps; of the model's own, if none are given.
 
     Views with too few points are left out. The model works in eval mode and on its own device,
-    and is left in the mode it was in. world: each process encodes its share, and has all of them.
+    and is left in the mode it was in. world: each process encodes its share, and has all of them,
+    but for the details, which are most of a map: the first has those.
     """
     was_training = model.training
     model.eval()
@@ -87,16 +88,11 @@ def _encode(
                 details[done] = of_tokens
             waiting = []
 
-    def gathered(array: NDArray[Any]) -> NDArray[Any]:
-        if world.size == 1:
-            return array  # not by way of the device: details are most of a map
-        return np.asarray(gather_rows(torch.from_numpy(array).to(device), len(views.submap),
-                                      world).cpu().numpy())
-
-    found = gathered(rows)
+    found = gather_rows(torch.from_numpy(rows).to(device), len(views.submap), world).cpu().numpy()
     kept = np.flatnonzero(np.isfinite(found).all(1))
     # Not smoothed as descriptors are: a mean of neighbours would be of no one's tokens.
-    of_kept = None if details is None else gathered(details)
+    of_kept = None if details is None else gather_to_first(
+        details, len(views.submap), device, world)
     if of_kept is not None and len(kept) < len(of_kept):
         of_kept = of_kept[kept]
     views = Views(views.submap[kept], views.T_base_view[kept])

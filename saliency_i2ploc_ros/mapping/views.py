@@ -29,9 +29,11 @@ class Views(NamedTuple):
         return np.asarray(store.poses[self.submap] @ self.T_base_view)
 
 
-def headings(count: int, views: tuple[View, ...]) -> tuple[View, ...]:
+def headings(
+    count: int, views: tuple[View, ...], turned_deg: float = 0.0,
+) -> tuple[View, ...]:
     """
-    Return `count` views a submap, evenly all around, the first one ahead.
+    Return `count` views a submap, evenly all around, the first one ahead or turned to the left.
 
     views: the model's own; what looks back does so from another lane, and what looks aside from
     as much less far aside as it is turned less.
@@ -39,7 +41,7 @@ def headings(count: int, views: tuple[View, ...]) -> tuple[View, ...]:
     lane_m = max((view.left_m for view in views), default=0.0)
     return tuple(
         View(left_m=0.5 * lane_m * (1.0 - math.cos(math.radians(yaw))), yaw_deg=yaw)
-        for yaw in (360.0 * k / count for k in range(count)))
+        for yaw in (turned_deg + 360.0 * k / count for k in range(count)))
 
 
 def views_of(store: SubmapStore, views: tuple[View, ...]) -> Views:

@@ -202,8 +202,8 @@ def image_finding(message: Image | CompressedImage, min_contrast: float,
         return Finding(ERROR, 'encoding', str(error)), None
     encoding = message.format if compressed else message.encoding
     height, width = image.shape[:2]
-    contrast, share = visibility_of(image)
-    if contrast < min_contrast or share < min_visible:
+    contrast, share = seen = visibility_of(image)
+    if not seen.suffices(min_contrast, min_visible):
         return Finding(WARN, 'encoding', f'{encoding}, {width} x {height}: the image shows '
                        f'nothing (contrast {contrast:.1f} of at least {min_contrast:g}, details '
                        f'in {100 * share:.0f} % of it, at least {100 * min_visible:g} %): is '

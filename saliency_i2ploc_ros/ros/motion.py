@@ -15,6 +15,7 @@ from ..geometry.poses import inverse, planar, wrap, yaw_of
 from ..localization.belief import BeliefConfig
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer
+from ..localization.odometry import OdometryNoise
 from ..localization.sequence import Sequence
 from .diagnostics import REFUSALS
 from .odometry import OdometryTf, OdometryTopic
@@ -28,6 +29,9 @@ WINDOW_NS = 3_000_000_000  # of fixes that tell how fast the vehicle is
 LEAST_NS = 500_000_000  # between two fixes that do
 # Of a belief that is moved by a guess, which misses turns and stops: looser, and forgetting more.
 GUESSED = {'sigma_deg': 40.0, 'kidnapped_per_m': 0.005}
+# Of a prior that is: a car in a town drives 0 to 16 m/s, and may turn by 90 degrees within 20 m;
+# both are two deviations.
+NOISE_OF_GUESS = OdometryNoise(scale=0.5, slip_m=0.0, turn_deg=10.0, bias_deg_m=0.0)
 
 # Of images that have no time or were not looked at: they say nothing to a sequence.
 OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
@@ -35,6 +39,8 @@ OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
 
 class ByOdometry:
     """The motion that an odometry tells; `odometry` is asked in the inference thread."""
+
+    noise = OdometryNoise()
 
     def __init__(
         self, odometry: OdometryTopic | OdometryTf, patience_s: float = PATIENCE_S,
@@ -82,6 +88,8 @@ class ConstantVelocity:
 
     It cannot tell a stop from a drive before fixes do.
     """
+
+    noise = NOISE_OF_GUESS
 
     def __init__(self) -> None:
         self.forget()
@@ -150,7 +158,7 @@ class Follower:
             return Answer(None, 'no_odometry', str(error), answer.candidates, answer.milliseconds,
                           answer.saliency, answer.estimate, 0.0, answer.inside)
         prior = None if told is None else told.prior.moved(
-            self._motion.since(told.stamp_ns or stamp_ns))
+            self._motion.since(told.stamp_ns or stamp_ns), self._motion.noise)
         joined = self.sequence.joined(answer, T_before_after, prior)
         self._motion.answered(joined, stamp_ns)
         return joined

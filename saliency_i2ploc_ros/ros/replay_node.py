@@ -44,6 +44,7 @@ SETTLE_S = 1.0  # from the first subscriber seen to the first message: others ma
 GIVE_UP_AFTER = 5  # answers missing in a row
 MOMENT_NS = 50_000_000  # stamps of several cameras this near are answered together
 LOOP_GAP_NS = 100_000_000  # between the last message of a loop and the first of the next
+PLAYS = 'there are listeners: playing'  # the log's first sign of life
 
 
 class Replay(Node):
@@ -73,6 +74,7 @@ class Replay(Node):
             window = self._window(bag)
             self._advertise(bag)
             self._wait_for_subscribers()
+            self.get_logger().info(f'{PLAYS} {self._given["bag"]}')
             self._publish_what_comes_before(bag, window[0])
             self._spin(SETTLE_S)
             self.started_at = time.monotonic()

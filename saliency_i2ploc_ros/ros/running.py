@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import gc
 import re
 import signal
 import sys
@@ -19,6 +20,7 @@ import rclpy.lifecycle
 from rclpy.signals import SignalHandlerOptions
 
 from ..errors import InputError
+from .shared_memory import remove_half_made_ports
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -97,6 +99,8 @@ def ros(args: list[str] | None = None, about: str | None = None) -> Iterator[Exe
     if about and not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
         print(f'{about.strip()}\n\n{PARAMETERS}')
         sys.exit(0)
+    for line in remove_half_made_ports():
+        print(line, file=sys.stderr, flush=True)
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # RCLError and others, which have no public base.
@@ -117,6 +121,9 @@ def ros(args: list[str] | None = None, about: str | None = None) -> Iterator[Exe
         for node in nodes:
             node.destroy_node()
         rclpy.try_shutdown()
+        # Else the interpreter's end searches all of PyTorch for cycles: on a busy computer for
+        # longer than the 5 s after which launch kills.
+        gc.freeze()
 
 
 def _refused(reason: str) -> str:

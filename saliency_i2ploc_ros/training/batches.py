@@ -29,7 +29,8 @@ class Batch:
     (B, N) the image column of each cloud token, before the cloud was turned, as the labels are.
     geometry: what the geometry heads are told, the views' profiles (B, bins, 2) or the images'
     depth (B, h', w'), or (B, 0). image_xy, cloud_xy: (B, 2);
-    image_yaw, cloud_yaw: (B,); site: (B,), which map they are in, negative in a mirror.
+    image_yaw, cloud_yaw: (B,); frame: (B,), by number, which frame these are in, negative in a
+    mirror: positions compare where it is one.
     """
 
     images: Tensor
@@ -40,7 +41,7 @@ class Batch:
     image_yaw: Tensor
     cloud_xy: Tensor
     cloud_yaw: Tensor
-    site: Tensor
+    frame: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,8 +67,11 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
     rng = np.random.default_rng([config.seed, step])
     n_sites = min(config.sites_per_batch, len(sites), config.batch)
     chosen = rng.choice(len(sites), n_sites, replace=False)
-    parts = [_draw(sites[place], int(place), len(share), config, rng) for place, share in zip(
-        chosen, np.array_split(np.arange(config.batch), n_sites), strict=True)]
+    # Several sites may lie in one frame, and along the same streets (drives of a data set).
+    frames = [site.frame for site in sites]
+    parts = [_draw(sites[place], frames.index(sites[place].frame), len(share), config, rng)
+             for place, share in zip(
+                 chosen, np.array_split(np.arange(config.batch), n_sites), strict=True)]
     one = {name: np.concatenate([part[name] for part in parts])
            for name in parts[0] if name != 'clouds'}
     clouds = tuple(np.concatenate(each) for each in zip(
@@ -75,7 +79,7 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
 
     images = jitter_colours(one['images'], config.colour_jitter, rng)
     angles = np.radians(rng.uniform(-1.0, 1.0, len(images)) * config.yaw_jitter_deg)
-    geometry, site = one['geometry'], one['site']
+    geometry, frame = one['geometry'], one['frame']
     if config.mirror > 0.0:
         flip = rng.random(len(images)) < config.mirror
         clouds = mirrored(clouds, flip, config.model)
@@ -83,7 +87,7 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
         # Across a profile's bins, and across a depth image's columns.
         across = 2 if config.supervision == 'depth' else 1
         geometry[flip] = np.flip(geometry[flip], across)
-        site = np.where(flip, -1 - site, site)
+        frame = np.where(flip, -1 - frame, frame)
     # Before the turn: a token answers for the column of its labels, whichever way it then lies.
     columns = token_columns(clouds, config.model)
     if config.views == 'map':
@@ -91,16 +95,16 @@ def draw_batch(sites: list[PreparedSite], config: TrainingConfig, step: int) -> 
     return Batch(
         torch.from_numpy(images), tuple(torch.from_numpy(part) for part in clouds),
         torch.from_numpy(columns), torch.from_numpy(geometry),
-        site=torch.from_numpy(site),
+        frame=torch.from_numpy(frame),
         **{name: torch.from_numpy(one[name])
            for name in ('image_xy', 'image_yaw', 'cloud_xy', 'cloud_yaw')})
 
 
 def _draw(
-    site: PreparedSite, number: int, count: int, config: TrainingConfig,
+    site: PreparedSite, frame: int, count: int, config: TrainingConfig,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Return `count` pairs of one site, as arrays by the names of `Batch`."""
+    """Return `count` pairs of one site, of a frame by number, by the names of `Batch`."""
     rows = _rows(site, count, config, rng)
     images = site.paired[rows]
     views = np.array([rng.choice(site.candidates[row]) for row in rows])
@@ -113,7 +117,7 @@ def _draw(
             'geometry': geometry,
             'image_xy': site.image_xy[images], 'image_yaw': site.image_yaw[images],
             'cloud_xy': site.cloud_xy[views], 'cloud_yaw': site.cloud_yaw[views],
-            'site': np.full(count, number)}
+            'frame': np.full(count, frame)}
 
 
 def _rows(

@@ -44,7 +44,7 @@ def teacher_loss(
     `ignored_m`. That the paper's positives are ten seconds apart a batch cannot tell.
     """
     with torch.autocast(images.device.type, enabled=False):
-        apart = distances(batch.image_xy, batch.site, batch.image_xy, batch.site)
+        apart = distances(batch.image_xy, batch.frame, batch.image_xy, batch.frame)
         turn = batch.image_yaw[:, None] - batch.image_yaw[None]
         alike = torch.cos(turn) >= np.cos(TEACHER_TURN)
         own = torch.eye(len(images), dtype=torch.bool, device=images.device)
@@ -113,7 +113,7 @@ def in_vehicle(batch: Batch) -> Tensor:
     offset = batch.image_xy.double() - batch.cloud_xy.double()
     yaw, turn = batch.cloud_yaw.double(), (batch.image_yaw - batch.cloud_yaw).double()
     # In a mirror what lies to the left, and turns to the left, does so to the right.
-    side = torch.where(batch.site < 0, -1.0, 1.0).double()
+    side = torch.where(batch.frame < 0, -1.0, 1.0).double()
     forward = torch.cos(yaw) * offset[:, 0] + torch.sin(yaw) * offset[:, 1]
     left = side * (torch.cos(yaw) * offset[:, 1] - torch.sin(yaw) * offset[:, 0])
     x, y = centres[..., 0] - forward[:, None], centres[..., 1] - left[:, None]

@@ -39,14 +39,14 @@ class Temperature(nn.Module):
         self.log.clamp_(*self.bounds)
 
 
-def distances(xy_a: Tensor, site_a: Tensor, xy_b: Tensor, site_b: Tensor) -> Tensor:
+def distances(xy_a: Tensor, frame_a: Tensor, xy_b: Tensor, frame_b: Tensor) -> Tensor:
     """
-    Return planar distances (n, m) in metres; infinite between different sites.
+    Return planar distances (n, m) in metres; infinite between different frames.
 
-    xy_a (n, 2), xy_b (m, 2): map positions; site_a (n,), site_b (m,): which map they are in.
+    xy_a (n, 2), xy_b (m, 2): map positions; frame_a (n,), frame_b (m,): which frame they are in.
     """
     d = torch.linalg.vector_norm(xy_a[:, None] - xy_b[None], dim=-1)
-    return torch.where(site_a[:, None] == site_b[None], d, torch.inf)
+    return torch.where(frame_a[:, None] == frame_b[None], d, torch.inf)
 
 
 def weight_by_distance(distance: Tensor, positive_m: float) -> Tensor:

@@ -63,8 +63,8 @@ class Objective(nn.Module):
         one, other: 'image' or 'cloud', which sides. Infinite between places that look
         `positive_deg` or more apart: the way back along a street is another view.
         """
-        apart = distances(getattr(batch, f'{one}_xy'), batch.site,
-                          getattr(batch, f'{other}_xy'), batch.site)
+        apart = distances(getattr(batch, f'{one}_xy'), batch.frame,
+                          getattr(batch, f'{other}_xy'), batch.frame)
         turn = getattr(batch, f'{one}_yaw')[:, None] - getattr(batch, f'{other}_yaw')[None]
         away = torch.cos(turn) <= math.cos(math.radians(self.config.positive_deg))
         return torch.where(away, torch.inf, apart)

@@ -3,8 +3,8 @@
 import json
 
 from helpers_drives import write_all_cameras
-from helpers_launch import launched
-from helpers_ros import new_domain
+from helpers_launch import launched, LONG_S
+from helpers_ros import client_in, new_domain
 import pytest
 import yaml
 
@@ -45,6 +45,23 @@ def test_a_missed_threshold_of_a_drive_with_two_cameras_is_the_exit_code(world, 
     answer = json.loads((tmp_path / 'out' / 'answers.jsonl').read_text().splitlines()[0])
     assert answer['cameras'] == ['/kitti360/image_00', '/kitti360/image_01']
     assert len([*(tmp_path / 'cache' / 'bags').iterdir()]) == 1
+
+
+def test_ctrl_c_in_the_middle_ends_all_three_and_leaves_a_report(world, tmp_path):
+    domain, limits = new_domain(), tmp_path / 'limits.yaml'
+    # The evaluator may not have got the answer yet that the client waits for.
+    limits.write_text(yaml.safe_dump({'/**/evaluator': {'ros__parameters': {'min_images': 0}}}))
+    with client_in(domain) as client:
+        client.listen_to_localizer()
+        with launched(domain, tmp_path, 'replay.launch.py', bag=world / 'bag',
+                      database=world / 'map', model=world / 'model', output=tmp_path / 'out',
+                      params_file=world / 'lax.yaml', replay_params_file=limits,
+                      rate=0.01) as launch:
+            assert client.until(lambda: client.got['/localizer/answer'], LONG_S), launch.log
+            assert launch.interrupt() == 0, launch.log
+            assert launch.log.count('process has finished cleanly') == 3, launch.log
+            assert not launch.processes()
+    assert (tmp_path / 'out' / 'summary.json').is_file()
 
 
 @pytest.mark.parametrize(('change', 'said'), [
