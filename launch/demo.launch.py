@@ -69,7 +69,7 @@ def prepare_and_replay(context: LaunchContext) -> list:
         return [GroupAction([replay], launch_configurations=given)]
 
     def fail(context: LaunchContext) -> None:
-        if not context.is_shutdown:  # by Ctrl-C, which ends this process too
+        if not context.is_shutdown:  # by Ctrl-C, which ends this process too, whatever its code
             raise RuntimeError('city, map and bag could not be made')
 
     return [RegisterEventHandler(OnProcessExit(target_action=prepare, on_exit=prepared)), prepare]

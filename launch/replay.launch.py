@@ -35,7 +35,7 @@ PACKAGE = 'saliency_i2ploc_ros'
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER.parent / 'config'
 FAR = '1e9'
-INTERRUPTED = -signal.SIGINT, 130  # exit codes of Python and of i2ploc after Ctrl-C
+INTERRUPTED = -signal.SIGINT, 130  # exit codes of Python and of a node that Ctrl-C cut short
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -103,8 +103,12 @@ def from_bag_or_drive(context: LaunchContext) -> list:
 
     def converted(event, _) -> list:
         if event.returncode:
-            return failed('the conversion', event.returncode)
+            return [OpaqueFunction(function=fail)]
         return make_nodes(given, str(bag))
+
+    def fail(context: LaunchContext) -> None:
+        if not context.is_shutdown:  # by Ctrl-C, which ends the conversion too, whatever its code
+            raise RuntimeError('the drive could not be made a bag')
 
     return [RegisterEventHandler(OnProcessExit(target_action=convert, on_exit=converted)), convert]
 

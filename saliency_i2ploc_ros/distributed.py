@@ -116,10 +116,7 @@ def gather_rows(tensor: Tensor, total: int, world: World) -> Tensor:
         return tensor
     import torch
     import torch.distributed as dist
-    # Shares differ by a row at most: padded to one length, which gather asks for.
-    longest = -(-total // world.size)
-    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
-    padded[:len(tensor)] = tensor.detach()
+    padded = _padded(tensor, -(-total // world.size))
     parts = [torch.empty_like(padded) for _ in range(world.size)]
     dist.all_gather(parts, padded)
     rows = [part[:len(share(total, World(rank, world.size)))] for rank, part in enumerate(parts)]
@@ -133,26 +130,35 @@ def gather_to_first(
     """
     Return the rows of all processes as `gather_rows` does, but on the first one alone, else None.
 
-    They pass through the device so many of each process at a time: of a large map they are more
-    than every process should hold.
+    `at_once` rows of each process at a time, since of a large map they are more than the other
+    processes, or a GPU, should hold.
     """
     if world.size == 1:
         return rows
     import numpy as np
     import torch
+    import torch.distributed as dist
     found = np.empty((total, *rows.shape[1:]), rows.dtype) if world.writes else None
     longest = -(-total // world.size)
     for start in range(0, longest, at_once):
         count = min(at_once, longest - start)
-        padded = np.zeros((count, *rows.shape[1:]), rows.dtype)
-        some = rows[start:start + count]
-        padded[:len(some)] = some
-        parts = gather_rows(torch.from_numpy(padded).to(device), count * world.size, world)
-        if found is not None:
-            for rank, part in enumerate(parts.cpu().numpy().reshape(world.size, *padded.shape)):
-                theirs = share(total, World(rank, world.size))[start:start + count]
-                found[theirs.start:theirs.stop] = part[:len(theirs)]
+        padded = _padded(torch.from_numpy(rows[start:start + count]).to(device), count)
+        if found is None:
+            dist.gather(padded, dst=0)
+            continue
+        parts = [torch.empty_like(padded) for _ in range(world.size)]
+        dist.gather(padded, parts, dst=0)
+        for rank, part in enumerate(parts):
+            theirs = share(total, World(rank, world.size))[start:start + count]
+            found[theirs.start:theirs.stop] = part[:len(theirs)].cpu().numpy()
     return found
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """Return rows with zeros behind them: shares differ by a row, and are gathered as equals."""
+    padded = rows.new_zeros((count, *rows.shape[1:]))
+    padded[:len(rows)] = rows.detach()
+    return padded
 
 
 def sum_over(tensor: Tensor, world: World) -> Tensor:

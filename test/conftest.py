@@ -1,8 +1,10 @@
 """What pytest leaves out where ROS is not installed, and the ROS libraries that may be missing."""
 
+import gc
 from importlib.util import find_spec
 from pathlib import Path
 import re
+import signal
 
 import pytest
 
@@ -11,6 +13,17 @@ NEEDS_ROS = re.compile(
 collect_ignore = [] if find_spec('rclpy') else ['launch', *(
     path.name for path in Path(__file__).parent.glob('test_*.py')
     if NEEDS_ROS.search(path.read_text(encoding='utf-8')))]
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def hearing():
+    """Undo what a node's end leaves of this process: deaf to signals, with its objects frozen."""
+    yield
+    for number, handler in HANDLERS.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    gc.unfreeze()
 
 
 @pytest.fixture(params=['without', 'with'])

@@ -103,8 +103,11 @@ class Process:
         return self.wait(120.0)
 
     def close(self) -> None:
-        """Make sure that it is gone."""
-        if self._process.poll() is None:
+        """Make sure that it is gone; killed amid its start it would leave what others hang on."""
+        self._process.terminate()
+        try:
+            self.wait(5.0)
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 

@@ -15,7 +15,9 @@ from saliency_i2ploc_ros.encoders.files import load_model
 from saliency_i2ploc_ros.evaluation.calibrating import described_site
 from saliency_i2ploc_ros.evaluation.described import ByModel
 from saliency_i2ploc_ros.evaluation.offline import answers_to
+from saliency_i2ploc_ros.evaluation.shown import shown
 from saliency_i2ploc_ros.localization.calibration import read_calibration
+from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig
 from saliency_i2ploc_ros.localization.localizer import open_localizer
 from saliency_i2ploc_ros.storage import write_json
 
@@ -91,3 +93,13 @@ def test_a_drive_that_shows_nothing_is_not_asked(world, tmp_path):
     site = described_site(group.name, None, group.drives, ByModel(load_model(world / 'model')),
                           World())
     assert (site.queries, site.refused) == ([], 3)
+
+
+@pytest.mark.parametrize('unreadable', [[1], [0, 1, 2]])
+def test_what_cannot_be_read_shows_nothing(world, tmp_path, unreadable):
+    write_street(tmp_path / 'city-9', {name_of(9, 1): 0.0}, seed=9, frames=3)
+    drive = open_drive(tmp_path / 'city-9', name_of(9, 1))
+    for row in unreadable:
+        drive.cameras['image_00'].paths[row].write_bytes(b'no picture')
+    found = shown(drive, 'image_00', range(3), LocalizerConfig(), World())
+    assert np.flatnonzero(~found).tolist() == unreadable

@@ -10,7 +10,7 @@ from helpers_street import save_small_model, write_street
 import numpy as np
 import pytest
 
-from saliency_i2ploc_ros.cli.calibrate import views_of_site
+from saliency_i2ploc_ros.cli.calibrate import turns
 from saliency_i2ploc_ros.encoders.config import View
 from saliency_i2ploc_ros.encoders.files import preprocessing_hash, read_identity
 from saliency_i2ploc_ros.errors import InputError
@@ -49,6 +49,7 @@ from saliency_i2ploc_ros.localization.hypotheses import (
 from saliency_i2ploc_ros.localization.localizer import open_localizer
 from saliency_i2ploc_ros.localization.trust import judged as trusted
 from saliency_i2ploc_ros.mapping.database import PlaceDatabase
+from saliency_i2ploc_ros.mapping.views import headings
 from saliency_i2ploc_ros.storage import content_hash, read_json, shared_directory, write_json
 
 KIND = {'encoder_hash': 'e', 'preprocessing_hash': 'p', 'map_identity': '', 'headings': 2,
@@ -447,12 +448,21 @@ def test_each_number_of_views_has_a_file_of_its_own(world, tmp_path):
 
 
 def test_sites_are_turned_each_by_another_part_of_the_angle_between_many_headings():
+    """From none to the worst, which is half of it; one site alone by what lies between."""
+    assert turns(12, 1) == [7.5]
+    assert turns(12, 3) == [2.5, -7.5, 12.5]
+    assert turns(4, 3) == [0.0, 0.0, 0.0]  # for vehicles that keep to the streets, as drives do
     own = View(), View(left_m=3.5, yaw_deg=180.0)
-    turned = views_of_site(12, own, 0.25)
+    turned = headings(12, own, 7.5)
     assert [view.yaw_deg for view in turned] == [7.5 + 30.0 * k for k in range(12)]
     assert turned[6].left_m == pytest.approx(1.75 * (1.0 + math.cos(math.radians(7.5))))
-    # A few headings are for vehicles that keep to the streets, as drives do.
-    assert [view.yaw_deg for view in views_of_site(4, own, 0.25)] == [0.0, 90.0, 180.0, 270.0]
+
+
+def test_the_report_says_how_the_maps_were_turned(world, tmp_path):
+    calibrate(world / 'cities', '--headings', 8, '--model', world / 'model', '--out', tmp_path,
+              '--report', tmp_path)
+    assert 'are turned by 5.6, -16.9 degrees' in (tmp_path / 'report.md').read_text()
+    assert read_calibration(tmp_path, 'calibration-8.json').headings == 8
 
 
 def build(world, out, views=None):
@@ -463,7 +473,7 @@ def build(world, out, views=None):
     return out
 
 
-def test_the_model_is_calibrated_by_the_number_of_views_of_the_map(world, tmp_path):
+def test_the_model_is_calibrated_by_the_number_of_views_of_the_map(world, tmp_path, caplog):
     model = tmp_path / 'model'
     shutil.copytree(world / 'model', model, ignore=shutil.ignore_patterns('calibration*'))
     maps = {1: build(world, tmp_path / 'own'), 12: build(world, tmp_path / 'around', 12)}
@@ -477,11 +487,16 @@ def test_the_model_is_calibrated_by_the_number_of_views_of_the_map(world, tmp_pa
     def found(views, config=None):
         return open_localizer(model, maps[views], config).calibration
 
-    assert found(1) is None and found(12) is None
+    assert found(1) is None and found(12) is None and not caplog.records
     write_calibration(model, made[1])
-    assert found(1) == made[1] and found(12) is None
+    assert found(1) == made[1] and not caplog.records and found(12) is None
+    assert 'rename calibration.json to that' in caplog.text
+    write_calibration(model, made[12])  # as an earlier version did
+    assert found(1) is None and 'was made for headings 12, here 1' in caplog.text
+    write_calibration(model, made[1])
     write_calibration(model, made[12], file_of(12, 1))
-    assert found(1) == made[1] and found(12) == made[12]
+    caplog.clear()
+    assert found(1) == made[1] and found(12) == made[12] and not caplog.records
     with pytest.raises(InputError, match='leave top_k at 20, or take calibration-12.json out of'):
         found(12, LocalizerConfig(top_k=5))
     # What is wrong with one does not stop maps that need the other.

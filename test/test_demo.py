@@ -18,6 +18,7 @@ SAID = {'localizer': 'no image on /a for 3 s (0 publishers)\n', 'evaluator': '',
     ('true', 'END_TIMEOUT_S', 'the evaluator node did not end when asked'),
 ])
 def test_a_node_that_hangs_is_named_and_ended(tmp_path, monkeypatch, replay, limit, message):
+    pytest.importorskip('rclpy')
     monkeypatch.setattr(demo, limit, 0.2)
     started = []
 
@@ -35,3 +36,15 @@ def test_a_node_that_hangs_is_named_and_ended(tmp_path, monkeypatch, replay, lim
     assert '(it has said nothing)' in str(raised.value)
     assert 'localizer: no image on /a for 3 s (0 publishers)' in str(raised.value)
     assert None not in [process.returncode for process in started]
+
+
+@pytest.mark.parametrize(('deaf', 'code'), [(False, 3), (True, -signal.SIGKILL)])
+def test_a_node_is_asked_to_end_before_it_is_killed(monkeypatch, deaf, code):
+    monkeypatch.setattr(demo, 'ASKED_S', 0.2 if deaf else 60.0)
+    process = subprocess.Popen(
+        ['sh', '-c', f'trap "{"" if deaf else "exit 3"}" TERM; echo; while :; do sleep 0.1; done'],
+        stdout=subprocess.PIPE)
+    with process.stdout as output:
+        output.readline()  # it handles the signal by now
+    demo._end(process)
+    assert process.returncode == code

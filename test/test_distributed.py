@@ -21,6 +21,7 @@ STEP = {'batch': 5, 'chunk': 2, 'objective': 'infonce', 'geometry_weight': 0.7,
 CODE = """
 import sys
 from pathlib import Path
+import numpy as np
 from safetensors.torch import save_file
 import torch
 from helpers_training import noise_batch, noise_config
@@ -46,6 +47,9 @@ for at_once in (1, 2, 3, 9):  # of shares of two and three
     first = gather_to_first(rows.detach().numpy(), 5, torch.device('cpu'), here, at_once)
     assert (first is None) == (here.rank > 0)
     assert first is None or (first == whole.detach().numpy()).all(), first
+details = np.arange(6, dtype=np.float16).reshape(1, 2, 3)  # of one row, which is the second's
+first = gather_to_first(details[:here.rank], 1, torch.device('cpu'), here)
+assert first is None or (first.dtype == np.float16 and (first == details).all()), first
 
 config = noise_config(**eval(sys.argv[2]))
 torch.manual_seed(1)

@@ -59,15 +59,21 @@ def made(monkeypatch):
 def test_verify_stays_with_a_calibration_only_where_it_makes_a_difference(tmp_path, verifier):
     model = torch_runtime(verifying_model(VERIFYING.model_copy(update={'verifier': verifier})))
     thread = SimpleNamespace(
-        model=model, _given={'model': '/model'},
-        database=SimpleNamespace(path=tmp_path, schema=SimpleNamespace(views=12)),
-        calibration=SimpleNamespace(top_k=20, temperature=0.03, merge_radius_m=20.0, verify=True))
+        model=model, config=model.config, _given={'model': '/model'},
+        database=SimpleNamespace(path=tmp_path),
+        calibration=SimpleNamespace(top_k=20, temperature=0.03, merge_radius_m=20.0, verify=True,
+                                    map_identity='', headings=12))
+    # Put beside the map after the model's was read: that is not the one that holds.
+    (tmp_path / 'calibration.json').write_text('{}')
 
     def change(**values):
         inference.Inference.check_change(thread, values)
 
     change(top_k=20, verify=True)
-    with pytest.raises(InputError, match='top_k stays 20.* take calibration-12.json out of'):
+    with pytest.raises(InputError, match='20: .* in /model .* take calibration-12.json out of'):
+        change(top_k=5)
+    thread.calibration.map_identity = 'this map'
+    with pytest.raises(InputError, match=f'in {tmp_path} .* take calibration.json out of'):
         change(top_k=5)
     if verifier is None:
         change(verify=False)

@@ -31,6 +31,7 @@ from saliency_i2ploc_ros.ros.prior import MAX_AGE_S, Priors, Told
 
 S = 1_000_000_000
 ANY = 100.0  # variance of a heading that is not known
+KNOWN = Prior(np.eye(4), np.zeros((3, 3)))
 STREET = np.stack([planar(5.0 * i, 0.0, 0.0) for i in range(40)])
 
 
@@ -236,10 +237,9 @@ def test_a_prior_goes_along_with_odometry():
     for at in np.arange(1.0, 3.1, 0.4):
         heard.add(odometry(at, planar(7.0, 10.0 * at, 0.5 * math.pi)))
     moves.to(START_NS + 3 * S)
-    np.testing.assert_allclose(moves.since(START_NS + S), planar(20.0, 0.0, 0.0), atol=1e-9)
-    np.testing.assert_allclose(moves.since(START_NS + 2 * S + S // 2), planar(5.0, 0.0, 0.0),
-                               atol=1e-9)
-    np.testing.assert_array_equal(moves.since(START_NS), np.eye(4))  # before all odometry
+    for since, x in ((S, 20.0), (2 * S + S // 2, 5.0)):
+        np.testing.assert_allclose(moves.moved(KNOWN, START_NS + since).T_map_base,
+                                   planar(x, 0.0, 0.0), atol=1e-9)
 
     sequence = Joins()
     follower = Follower(sequence, moves)
@@ -251,6 +251,22 @@ def test_a_prior_goes_along_with_odometry():
         np.testing.assert_allclose(np.diag(sequence.prior.covariance)[:2], P, atol=1e-3)
     follower.follow(seen(0).answer, START_NS + 3 * S, replace(told, stamp_ns=0))
     np.testing.assert_array_equal(sequence.prior.covariance, told.prior.covariance)
+
+
+@pytest.mark.parametrize('seconds', [0, 5])
+def test_a_prior_without_odometry_of_its_time_is_not_taken_as_exact(seconds):
+    """Before all odometry, or after all that has come: of 2 s the vehicle may have driven 16 m."""
+    heard, sequence = OdometryTopic('odom', 'base_link'), Joins()
+    for at in np.arange(1.0, 3.1, 0.4):
+        heard.add(odometry(at, planar(7.0, 10.0 * at, 0.5 * math.pi)))
+    told = Told(replace(KNOWN, covariance=np.diag([9.0, 9.0, 1e-6])), START_NS + seconds * S)
+    image = 2 if seconds == 0 else 3
+    follower = Follower(sequence, ByOdometry(heard, patience_s=0.0))
+    follower.follow(seen(0).answer, START_NS + image * S, told)
+    np.testing.assert_array_equal(sequence.prior.T_map_base, np.eye(4))
+    turn = math.radians(10.0) ** 2
+    np.testing.assert_allclose(np.diag(sequence.prior.covariance),
+                               [9.0 + 16.0 ** 2, 9.0 + 16.0 ** 2, turn * 16.0], rtol=1e-5)
 
 
 def test_a_prior_waits_for_an_image_with_odometry():
@@ -273,8 +289,9 @@ def test_a_prior_goes_along_with_a_guess():
     moves = ConstantVelocity()
     moves.to(START_NS)
     step = moves.to(START_NS + S)
-    np.testing.assert_allclose(moves.since(START_NS), step, atol=1e-9)
-    np.testing.assert_allclose(moves.since(START_NS + 2 * S), inverse(step), atol=1e-9)
+    np.testing.assert_allclose(moves.moved(KNOWN, START_NS).T_map_base, step, atol=1e-9)
+    np.testing.assert_allclose(moves.moved(KNOWN, START_NS + 2 * S).T_map_base, inverse(step),
+                               atol=1e-9)
     sequence = Joins()
     told = Told(Prior(np.eye(4), np.diag([9.0, 9.0, 1e-6])), START_NS)
     Follower(sequence, moves).follow(seen(0).answer, START_NS + S, told)

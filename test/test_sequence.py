@@ -12,7 +12,7 @@ from saliency_i2ploc_ros.geometry.poses import inverse, planar, wrap, yaw_of
 from saliency_i2ploc_ros.localization.belief import Belief, BeliefConfig
 from saliency_i2ploc_ros.localization.fix import Answer, Candidates, Fix
 from saliency_i2ploc_ros.localization.hypotheses import LocalizerConfig, mixture_weights
-from saliency_i2ploc_ros.localization.odometry import OdometryNoise
+from saliency_i2ploc_ros.localization.odometry_noise import OdometryNoise
 from saliency_i2ploc_ros.localization.sequence import Prior, Sequence
 
 CONFIG = LocalizerConfig(merge_radius_m=8.0)

@@ -13,6 +13,7 @@ from test_sequence import answer, Places, replace_config
 from saliency_i2ploc_ros.cli import evaluate_sequence
 from saliency_i2ploc_ros.data.readers import open_drive
 from saliency_i2ploc_ros.errors import InputError
+from saliency_i2ploc_ros.evaluation.calibration_pictures import wilson
 from saliency_i2ploc_ros.evaluation.sequence_figures import drive_figures, start_figures
 from saliency_i2ploc_ros.evaluation.sequence_pictures import draw_convergence, draw_reached
 from saliency_i2ploc_ros.evaluation.sequences import (
@@ -32,7 +33,7 @@ from saliency_i2ploc_ros.evaluation.sequences import (
 )
 from saliency_i2ploc_ros.evaluation.summary import json_safe
 from saliency_i2ploc_ros.geometry.poses import planar, yaw_of
-from saliency_i2ploc_ros.localization.odometry import OdometryNoise
+from saliency_i2ploc_ros.localization.odometry_noise import OdometryNoise
 from saliency_i2ploc_ros.localization.sequence import Sequence
 
 QUIET = OdometryNoise(scale=0.0, slip_m=0.0, turn_deg=0.0, bias_deg_m=0.0)
@@ -185,7 +186,8 @@ def test_the_table_has_the_intervals_of_the_summary(starts, capsys, monkeypatch)
         assert f'[{100 * low:.1f}, {100 * high:.1f}]' in printed
     else:
         assert low is None
-    independent = '[{:.1f}, {:.1f}]'.format(*(100 * end for end in found['interval']))
+    independent = '[{:.1f}, {:.1f}]'.format(*(
+        100 * end for end in wilson(found['share_within'], starts)))
     assert independent not in printed
 
 

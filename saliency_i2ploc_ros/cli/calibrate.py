@@ -16,7 +16,6 @@ from .train import sites_of
 
 if TYPE_CHECKING:
     from ..data.drive import Drive
-    from ..encoders.config import View
     from ..evaluation.calibrating import Answers, Site
     from ..evaluation.calibration_figures import Judged
     from ..evaluation.described import ByModel
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from ..localization.verification import Verification
     from ..mapping.database import PlaceDatabase
 
-ALL_AROUND = 8  # headings of a place, from which on whoever looks anywhere finds one that fits
-
-TURNED = ('The views of each site are turned by another part of the angle between two of them, '
-          'since drives look along the streets and other vehicles need not. ')
+ALL_AROUND = 8  # headings of a place, from which on a map is for vehicles that look anywhere
 
 
 def command(
@@ -69,8 +65,8 @@ def command(
     own drive are easier than those of another day, and the report warns of them. Written is what
     all of them teach; the report judges each site by what the others taught, or one map by halves
     of the way. A calibration holds for one model, one kind of map and one kind of search, and is
-    refused elsewhere. With --headings the maps of the sites are turned each by another part of the
-    angle between two headings, for vehicles that look anywhere.
+    refused elsewhere. With 8 or more --headings the sites' maps are turned, each by another part
+    of the angle between two headings, for vehicles that look anywhere.
     """
     from ..distributed import start, stop, world
     from ..evaluation.calibrating import described_site
@@ -78,6 +74,7 @@ def command(
     from ..localization.calibration import FILE, file_of
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.verification import verification_of
+    from ..mapping.views import headings as all_around
     from .evaluate import model_of
 
     if map_path is not None and headings is not None:
@@ -97,12 +94,15 @@ def command(
     groups = [*groups_of(roots, drive, database), *elsewhere_of(elsewhere)]
     warnings = warnings_of(groups, folder)
     own = describer.config.views
-    count = len(own) if headings is None else headings
-    mapped = sum(group.database is not None for group in groups)  # and before the others
+    count, views = len(own), [own] * len(groups)
+    turned: list[float] = []
+    if headings is not None:
+        count = headings
+        turned = turns(headings, sum(group.database is not None for group in groups))
+        # Those with a map come first; what is elsewhere has no views.
+        views[:len(turned)] = [all_around(headings, own, angle) for angle in turned]
     sites = [described_site(group.name, group.database, group.drives, describer, here, camera,
-                            own if headings is None else
-                            views_of_site(headings, own, (i + 0.5) / mapped))
-             for i, group in enumerate(groups)]
+                            seen) for group, seen in zip(groups, views, strict=True)]
     stop(here)
     if here.writes:
         kind: dict[str, Any] = {
@@ -115,19 +115,20 @@ def command(
                      'spacing_m': database.spacing_m, 'smooth_m': database.schema.smooth_m}
         verification = verification_of(describer.runtime, LocalizerConfig().verify)
         file = target / (FILE if database is not None else file_of(count, len(own)))
-        learn(sites, kind, outside, file, report, warnings, verification)
+        learn(sites, kind, outside, file, report, warnings, verification, turned)
 
 
-def views_of_site(count: int, own: tuple[View, ...], share: float) -> tuple[View, ...]:
+def turns(headings: int, sites: int) -> list[float]:
     """
-    Return `count` headings of each place, turned by a share of the angle between two of them.
+    Return by how many degrees the map of each site is turned, evenly from none to the worst.
 
     Drives look along the streets, as one of the headings of an unturned map does: that would teach
     that there is always one that fits. Fewer than `ALL_AROUND` are for vehicles that keep to the
     streets, and are not turned.
     """
-    from ..mapping.views import headings
-    return headings(count, own, share * 360.0 / count if count >= ALL_AROUND else 0.0)
+    if headings < ALL_AROUND:
+        return [0.0] * sites
+    return [(-1) ** i * (i + 0.5) / sites * 180.0 / headings for i in range(sites)]
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,13 @@ def warnings_of(groups: Sequence[Group], folder: Path) -> list[tuple[str, str]]:
 def learn(
     sites: Sequence[Site], kind: dict[str, Any], outside: float | None, file: Path,
     report: Path, warnings: Sequence[tuple[str, str]], verification: Verification | None = None,
+    turned: Sequence[float] = (),
 ) -> None:
     """
     Write the calibration that the sites teach as `file`, and what it is worth.
 
     kind: of model and map, as in `Calibration`: what it will hold for. verification: of what the
-    images found.
+    images found. turned: by how many degrees each site's map is, for the report.
     """
     from ..evaluation.calibrating import all_answers, fit
     from ..evaluation.calibration_figures import judge
@@ -236,8 +238,8 @@ def learn(
         'provenance': provenance_of(answers, judged, outside)})
     summary = write_calibration_report(report, calibration, judged, outside,
                                        protocol_of(sites, answers, kind, config, judged,
-                                                   verification is not None), warnings,
-                                       versions())
+                                                   verification is not None, turned),
+                                       warnings, versions())
     write_calibration(file.parent, calibration, file.name)
     if isinstance(judged, str):
         typer.echo(f'warning: nobody knows what it is worth: {judged}', err=True)
@@ -267,7 +269,7 @@ def provenance_of(
 
 def protocol_of(
     sites: Sequence[Site], answers: Sequence[Answers], kind: dict[str, Any],
-    config: LocalizerConfig, judged: Judged | str, verifies: bool,
+    config: LocalizerConfig, judged: Judged | str, verifies: bool, turned: Sequence[float],
 ) -> list[str]:
     """Return what was done, for a reader of the report."""
     from ..evaluation.calibrating import OUTSIDERS_EVERY
@@ -296,8 +298,10 @@ def protocol_of(
         f'A place every {kind["spacing_m"]:g} m, in {kind["headings"]} views; searched: the best '
         f'{config.top_k}{", all verified" if verifies else ""}, temperature '
         f'{config.temperature:g}, cluster within {config.merge_radius_m:g} m. '
-        f'{TURNED if kind["headings"] >= ALL_AROUND and not kind["map_identity"] else ""}'
-        'The written calibration is what all sites teach together.']
+        'The written calibration is what all sites teach together.',
+        *(['Drives look along the streets and other vehicles need not: the views of the sites, in '
+           f'this order, are turned by {", ".join(f"{angle:.1f}" for angle in turned)} degrees.']
+          if any(turned) else [])]
 
 
 def headline(figures: dict[str, Any]) -> str:

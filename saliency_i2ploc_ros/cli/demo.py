@@ -26,6 +26,7 @@ CAMERA = '/kitti360/image_00'
 MARK = 'demo.json'
 BEGIN_TIMEOUT_S = 180.0  # the replay waits a minute for the others by itself
 REPLAY_TIMEOUT_S, END_TIMEOUT_S = 600.0, 60.0
+ASKED_S = 5.0  # a node that is asked to end with the others is given so long
 
 
 def command(
@@ -181,9 +182,12 @@ def _node(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+    process.terminate()
+    try:
+        process.wait(ASKED_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # last, since amid its start that leaves a half-made port in shared memory
+        process.wait()
 
 
 def _log(logs: Path, name: str) -> str:

@@ -81,7 +81,7 @@ def command(
     from ..localization.belief import BeliefConfig
     from ..localization.hypotheses import LocalizerConfig
     from ..localization.localizer import open_localizer
-    from ..localization.odometry import OdometryNoise
+    from ..localization.odometry_noise import OdometryNoise
     from ..localization.sequence import Sequence
     from ..storage import write_json
 

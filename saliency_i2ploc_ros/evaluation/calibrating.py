@@ -34,10 +34,11 @@ from ..localization.verification import Verification
 from ..mapping.database import PlaceDatabase
 from ..mapping.nearest import Nearest
 from ..progress import track
-from .described import ByModel, describe_database, Described, shown
+from .described import ByModel, describe_database, Described
 from .fitting import fit_logistic, fit_nothing, fit_power
 from .protocols import cloud_side, entries_of, image_side
 from .recall import trajectory_blocks
+from .shown import shown
 from .splits import frame_of
 
 Array = NDArray[np.float64]

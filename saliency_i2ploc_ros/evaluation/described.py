@@ -28,8 +28,6 @@ from ..encoders.image_input import prepare_image
 from ..errors import InputError
 from ..export.runtime import ImageRuntime, torch_runtime
 from ..geometry.cameras import Camera
-from ..localization.hypotheses import LocalizerConfig
-from ..localization.visibility import VERSION, Visibility, visibility_of
 from ..mapping.database import PlaceDatabase
 from ..mapping.views import smoothed, views_of
 from ..storage import content_hash, read_json
@@ -201,31 +199,6 @@ def describe_images(
     kept = np.load(folder / 'kept.npy', allow_pickle=False)
     chosen = np.asarray(frames, np.int64)[kept]
     return _described(folder, 'image', drive.name, stream.T_map_base[chosen], chosen, len(frames))
-
-
-def shown(
-    drive: Drive, camera: str, frames: Sequence[int], config: LocalizerConfig, world: World,
-) -> NDArray[np.bool_]:
-    """
-    Return which of some of a camera's images (n,) a localizer looks at: the others are refused.
-
-    frames: places in the stream. How much each shows is kept in the cache. An image whose file
-    cannot be read shows nothing.
-    """
-    stream = drive.cameras[camera]
-    key = content_hash(['visibility', FORMAT, VERSION, drive.source, camera, stream.key(frames)])
-
-    def inputs(row: int) -> Arrays:
-        return np.array(visibility_of(drive.image(camera, int(frames[row]))), np.float32),
-
-    folder = stored_rows(key, len(frames), len(Visibility._fields), None, inputs, lambda x: x,
-                         world, f'what shows: {drive.name}, {camera}')
-    kept = np.load(folder / 'kept.npy', allow_pickle=False)
-    found = np.load(folder / 'descriptors.npy', allow_pickle=False)
-    flags = np.zeros(len(frames), bool)
-    flags[kept] = [Visibility(*each).suffices(config.min_contrast, config.min_visible)
-                   for each in found.tolist()]
-    return flags
 
 
 def describe_submaps(

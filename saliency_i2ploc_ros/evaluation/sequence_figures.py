@@ -98,10 +98,10 @@ def start_figures(runs: Sequence[Run], within_m: float, limit_m: float) -> dict[
     """
     Return the figures of runs from random starts, each from `since` on.
 
-    share_within: of the runs that had a right fix within `within_m`; interval: its 95 % as if runs
-    were independent (Wilson, 1927). intervals: 95 % over the stretches of `limit_m` that runs
-    began in, for runs that overlap share their images, and over the cities where there are
-    several. Of fewer than two stretches there are none; where nothing failed they are a point.
+    share_within: of the runs that had a right fix within `within_m`. intervals: 95 % over the
+    stretches of `limit_m` that runs began in, for runs that overlap share their images, and over
+    the cities where there are several. Of fewer than two stretches there are none; where nothing
+    failed they are a point.
     """
     counted = [run.part(run.since, None) for run in runs]
     metres, seconds = (np.array(each) for each in zip(*(run.reached for run in counted),
@@ -116,7 +116,7 @@ def start_figures(runs: Sequence[Run], within_m: float, limit_m: float) -> dict[
     blocks = np.repeat(began, [len(run.rows) for run in counted])
     return {
         'runs': len(runs), 'within_m': within_m, 'limit_m': limit_m,
-        'share_within': float(within.mean()), 'interval': wilson(float(within.mean()), len(runs)),
+        'share_within': float(within.mean()),
         'never': int(np.isinf(metres).sum()), 'metres': _quantiles(metres),
         'seconds': _quantiles(seconds), **fix_figures(counted),
         'intervals': {'share_within': [low[0], high[0]],
@@ -195,15 +195,6 @@ def _judged(runs: Sequence[Run]) -> tuple[Array, Array]:
     """Return confidence and distance of all images of runs, as `over_thresholds` takes them."""
     return (np.concatenate([run.confidence for run in runs]),
             np.concatenate([run.estimate_m for run in runs]))
-
-
-def wilson(part: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of a count (Wilson, 1927)."""
-    z2 = 1.96 ** 2
-    middle = (part + z2 / (2.0 * count)) / (1.0 + z2 / count)
-    half = math.sqrt(z2 * (part * (1.0 - part) / count + z2 / (4.0 * count ** 2))) / (
-        1.0 + z2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _quantile(values: Array, percent: float) -> float:

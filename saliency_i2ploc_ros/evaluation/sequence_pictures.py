@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..localization.fix import Answer
-from ..localization.odometry import OdometryNoise
+from ..localization.odometry_noise import OdometryNoise
 from ..localization.sequence import Sequence
 from .pictures import ERROR_COLOURS, GHOST, save, TRUTH
 from .sequence_figures import Run, share_reached

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..geometry.poses import inverse, path_length, planar
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer
-from ..localization.odometry import OdometryNoise
+from ..localization.odometry_noise import OdometryNoise
 from ..localization.sequence import Prior, Sequence
 from ..progress import track
 from .offline import answers_to

@@ -207,6 +207,11 @@ def file_of(headings: int, own: int) -> str:
     return FILE if headings == own else f'calibration-{headings}.json'
 
 
+def file_with(calibration: Calibration, own: int) -> str:
+    """Return the name of the file that a calibration is in; own: as of `file_of`."""
+    return FILE if calibration.map_identity else file_of(calibration.headings, own)
+
+
 def write_calibration(folder: Path, calibration: Calibration, name: str = FILE) -> None:
     """Write it into the folder of a model or of a map, atomically, sealed by its hash."""
     written = calibration.model_dump(mode='json')

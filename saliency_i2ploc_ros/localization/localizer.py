@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import logging
 import math
 from pathlib import Path
 import time
@@ -24,6 +25,7 @@ from .calibration import (
     check_calibration,
     FILE,
     file_of,
+    file_with,
     read_calibration,
     SEARCH,
 )
@@ -33,6 +35,7 @@ from .trust import judged, REASONS
 from .verification import verification_of
 from .visibility import visibility_of
 
+_log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 STAGES = ('prepare', 'encode', 'search', 'verify', 'hypotheses')
@@ -78,8 +81,7 @@ class Localizer:
         if calibration is not None:
             check_calibration(calibration, {
                 name: getattr(self.config, name) for name in search_of(self.model)},
-                database.path, FILE if calibration.map_identity
-                else file_of(calibration.headings, len(self.model.config.views)))
+                database.path, file_with(calibration, len(self.model.config.views)))
 
     def close(self) -> None:
         """Free the model, on CUDA too; nothing can be localized after that."""
@@ -235,8 +237,8 @@ def calibration_for(
     Return the map's own calibration, or the model's for maps of this kind, or None.
 
     A map's own that is not for it (the map was built anew, say) is an InputError. Of the model's,
-    the one for as many views of a place is read (`file_of`), and is left alone if it does not fit
-    otherwise.
+    the one for as many views of a place is read (`file_of`), and is left alone, with a warning, if
+    it does not fit otherwise.
     """
     kind = {'encoder_hash': model.encoder_hash,
             'preprocessing_hash': preprocessing_hash(model.config),
@@ -246,10 +248,21 @@ def calibration_for(
     if own is not None:
         check_calibration(own, {**kind, 'map_identity': database.identity}, database.path)
         return own
-    found = read_calibration(model_directory,
-                             file_of(database.schema.views, len(model.config.views)))
-    if found is not None and all(getattr(found, name) == value for name, value in kind.items()):
-        return found
+    file = file_of(database.schema.views, len(model.config.views))
+    found = read_calibration(model_directory, file)
+    if found is None:
+        why = f'there is no {file}: calibrate with the --headings of the map'
+        if file != FILE:
+            why += f', or rename {FILE} to that if an earlier version made it so'
+    else:
+        unlike = [f'{name} {getattr(found, name)!r}, here {value!r}'
+                  for name, value in kind.items() if getattr(found, name) != value]
+        if not unlike:
+            return found
+        why = f'{file} was made for {"; ".join(unlike)}'
+    if any(model_directory.glob('calibration*.json')):
+        _log.warning('no calibration in %s holds for the map %s, so min_weight decides: %s',
+                     model_directory, database.path, why)
     return None
 
 

@@ -14,7 +14,7 @@ from .belief import Belief, BeliefConfig, Located
 from .calibration import Calibration
 from .fix import Answer, Fix
 from .hypotheses import LocalizerConfig, mixture_weights
-from .odometry import OdometryNoise
+from .odometry_noise import OdometryNoise
 from .trust import PLANE
 
 Array = NDArray[np.float64]

@@ -29,9 +29,7 @@ class Views(NamedTuple):
         return np.asarray(store.poses[self.submap] @ self.T_base_view)
 
 
-def headings(
-    count: int, views: tuple[View, ...], turned_deg: float = 0.0,
-) -> tuple[View, ...]:
+def headings(count: int, views: tuple[View, ...], turned_deg: float = 0.0) -> tuple[View, ...]:
     """
     Return `count` views a submap, evenly all around, the first one ahead or turned to the left.
 

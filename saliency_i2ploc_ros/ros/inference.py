@@ -21,8 +21,7 @@ from ..encoders.files import preprocessing_hash
 from ..errors import InputError
 from ..export.runtime import best_device, ImageRuntime
 from ..geometry.poses import R_base_optical, transform
-from ..localization.calibration import Calibration, file_of
-from ..localization.calibration import FILE as CALIBRATION
+from ..localization.calibration import Calibration, file_with
 from ..localization.hypotheses import LocalizerConfig
 from ..localization.localizer import calibration_for, Localizer, open_localizer, search_of
 from ..mapping.database import PlaceDatabase
@@ -185,17 +184,18 @@ class Inference:
 
         With them no image would be answered any more.
         """
-        calibration, database = self.calibration, self.database
-        for name in search_of(self.model) if calibration is not None else ():
+        calibration = self.calibration
+        if calibration is None:
+            return
+        for name in search_of(self.model):
             held = getattr(calibration, name)
             if name in values and values[name] != held:
-                file = database.path / CALIBRATION
-                if not file.is_file():
-                    file = model_folder(self._given) / file_of(
-                        database.schema.views, len(self.model.config.views))
+                folder = (self.database.path if calibration.map_identity
+                          else model_folder(self._given))
+                file = file_with(calibration, len(self.config.views))
                 raise InputError(
-                    f'{name} stays {held}: the calibration in {file.parent} was made for that. '
-                    f'To search otherwise, clean up, take {file.name} out of that folder, set '
+                    f'{name} stays {held}: the calibration in {folder} was made for that. '
+                    f'To search otherwise, clean up, take {file} out of that folder, set '
                     f'{name} and configure; min_weight decides then')
 
     def close(self) -> None:

@@ -15,8 +15,8 @@ from ..geometry.poses import inverse, planar, wrap, yaw_of
 from ..localization.belief import BeliefConfig
 from ..localization.fix import Answer
 from ..localization.localizer import Localizer
-from ..localization.odometry import OdometryNoise
-from ..localization.sequence import Sequence
+from ..localization.odometry_noise import OdometryNoise
+from ..localization.sequence import Prior, Sequence
 from .diagnostics import REFUSALS
 from .odometry import OdometryTf, OdometryTopic
 from .prior import Told
@@ -40,13 +40,12 @@ OUT_OF_SEQUENCE = {'out_of_order', *REFUSALS}
 class ByOdometry:
     """The motion that an odometry tells; `odometry` is asked in the inference thread."""
 
-    noise = OdometryNoise()
-
     def __init__(
         self, odometry: OdometryTopic | OdometryTf, patience_s: float = PATIENCE_S,
     ) -> None:
         self._odometry, self._patience_s = odometry, patience_s
         self._last: Array | None = None
+        self._last_ns = 0
 
     def to(self, stamp_ns: int) -> Array | None:
         """
@@ -64,15 +63,23 @@ class ByOdometry:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.01)
-        last, self._last = self._last, T
+        last, self._last, self._last_ns = self._last, T, stamp_ns
         return None if last is None else np.asarray(inverse(last) @ T)
 
-    def since(self, stamp_ns: int) -> Array:
-        """Return the motion (4, 4) from a time to that last told of; none where it is unknown."""
+    def moved(self, prior: Prior, stamp_ns: int) -> Prior:
+        """
+        Return a prior of this time as of the time last told of.
+
+        Where no odometry tells the way between, it stays and is wider by a guess of that way: at
+        `SPEED_MPS` in any direction, with the turns of `NOISE_OF_GUESS`.
+        """
         try:
-            return np.asarray(inverse(self._odometry.at(stamp_ns)) @ self._last)
+            T_before_after = inverse(self._odometry.at(stamp_ns)) @ self._last
         except InputError:
-            return np.eye(4)
+            way = SPEED_MPS * 1e-9 * abs(self._last_ns - stamp_ns)
+            turn = math.radians(NOISE_OF_GUESS.turn_deg) ** 2 * way
+            return Prior(prior.T_map_base, prior.covariance + np.diag([way ** 2, way ** 2, turn]))
+        return prior.moved(T_before_after, OdometryNoise())
 
     def answered(self, answer: Answer, stamp_ns: int) -> None:
         """Odometry needs no fixes."""
@@ -89,8 +96,6 @@ class ConstantVelocity:
     It cannot tell a stop from a drive before fixes do.
     """
 
-    noise = NOISE_OF_GUESS
-
     def __init__(self) -> None:
         self.forget()
 
@@ -101,9 +106,9 @@ class ConstantVelocity:
             return None
         return self._over(stamp_ns - last)
 
-    def since(self, stamp_ns: int) -> Array:
-        """Return the motion (4, 4) from a time to that last told of."""
-        return self._over((self._last_ns or stamp_ns) - stamp_ns)
+    def moved(self, prior: Prior, stamp_ns: int) -> Prior:
+        """Return a prior of this time as of the time last told of."""
+        return prior.moved(self._over((self._last_ns or stamp_ns) - stamp_ns), NOISE_OF_GUESS)
 
     def _over(self, duration_ns: int) -> Array:
         dt = duration_ns * 1e-9
@@ -157,8 +162,8 @@ class Follower:
         except InputError as error:
             return Answer(None, 'no_odometry', str(error), answer.candidates, answer.milliseconds,
                           answer.saliency, answer.estimate, 0.0, answer.inside)
-        prior = None if told is None else told.prior.moved(
-            self._motion.since(told.stamp_ns or stamp_ns), self._motion.noise)
+        prior = None if told is None else self._motion.moved(
+            told.prior, told.stamp_ns or stamp_ns)
         joined = self.sequence.joined(answer, T_before_after, prior)
         self._motion.answered(joined, stamp_ns)
         return joined

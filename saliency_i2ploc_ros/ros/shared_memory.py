@@ -9,6 +9,7 @@ ports, too). All else that the killed were seen to leave, Fast DDS notices and m
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 import re
 import struct
@@ -30,11 +31,14 @@ def remove_half_made_ports(folder: Path = SHARED_MEMORY) -> list[str]:
     if found:
         time.sleep(PATIENCE_S)
     said = []
-    for path, _ in sorted(found.items() & _half_made(folder).items()):
+    for path, inode in sorted(found.items() & _half_made(folder).items()):
         what = f'{path} is of a process that was killed while it made it'
         try:
-            path.unlink(missing_ok=True)
-            said.append(f'removed: {what}')
+            if path.stat().st_ino == inode:  # else another has removed it and made it anew
+                path.unlink()
+                said.append(f'removed: {what}')
+        except FileNotFoundError:  # another was faster
+            continue
         except OSError:
             said.append(f'{what}, and a node that opens it hangs: remove it as its owner, or take '
                         'another ROS_DOMAIN_ID')
@@ -43,16 +47,21 @@ def remove_half_made_ports(folder: Path = SHARED_MEMORY) -> list[str]:
 
 def _half_made(folder: Path) -> dict[Path, int]:
     """Return the ports that are not made yet, with their inodes."""
+    try:
+        ports = [path for path in folder.iterdir() if PORT.fullmatch(path.name)]
+    except OSError:  # no such folder here, or not for us to read
+        return {}
     found = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        # With a lock of its reader beside it, Fast DDS tells by itself whether that one lives.
-        if PORT.fullmatch(path.name) and not path.with_name(f'{path.name}_el').exists():
-            try:
-                with path.open('rb') as file:
-                    head = file.read(4)
-                inode = path.stat().st_ino
-            except OSError:  # gone by now, or not for us to read
+    for path in ports:
+        try:
+            # With its reader's lock beside it, Fast DDS tells by itself whether that one lives.
+            if path.with_name(f'{path.name}_el').exists():
                 continue
-            if len(head) < 4 or struct.unpack('=I', head)[0] < MADE:
-                found[path] = inode
+            with path.open('rb') as file:
+                head = file.read(4)
+                inode = os.fstat(file.fileno()).st_ino
+        except OSError:  # gone by now, or not for us to read
+            continue
+        if len(head) < 4 or struct.unpack('=I', head)[0] < MADE:
+            found[path] = inode
     return found

@@ -30,7 +30,7 @@ class Batch:
     geometry: what the geometry heads are told, the views' profiles (B, bins, 2) or the images'
     depth (B, h', w'), or (B, 0). image_xy, cloud_xy: (B, 2);
     image_yaw, cloud_yaw: (B,); frame: (B,), by number, which frame these are in, negative in a
-    mirror: positions compare where it is one.
+    mirror: positions are comparable only between pairs of the same number.
     """
 
     images: Tensor

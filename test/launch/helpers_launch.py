@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 from pathlib import Path
+import re
 import shlex
 import signal
 import subprocess
@@ -115,9 +116,21 @@ class Launch:
         """Return the exit code of a launch that ends by itself."""
         return self._process.wait(seconds)
 
+    def says(self, expression: str) -> re.Match[str]:
+        """Wait until an expression is in the log, and return where."""
+        end = time.monotonic() + LONG_S
+        while not (found := re.search(expression, self.log)):
+            assert time.monotonic() < end and self._process.poll() is None, self.log
+            time.sleep(0.05)
+        return found
+
+    def ask(self) -> None:
+        """Send SIGINT, as Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
     def interrupt(self) -> int:
         """Send SIGINT, as Ctrl-C does, and return the exit code."""
-        self._process.send_signal(signal.SIGINT)
+        self.ask()
         return self.wait()
 
     def processes(self) -> list[int]:

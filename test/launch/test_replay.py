@@ -1,6 +1,11 @@
 """The launch files that end by themselves: their exit codes, and what they leave."""
 
 import json
+import os
+from pathlib import Path
+import re
+import signal
+import time
 
 from helpers_drives import write_all_cameras
 from helpers_launch import launched, LONG_S
@@ -62,6 +67,27 @@ def test_ctrl_c_in_the_middle_ends_all_three_and_leaves_a_report(world, tmp_path
             assert launch.log.count('process has finished cleanly') == 3, launch.log
             assert not launch.processes()
     assert (tmp_path / 'out' / 'summary.json').is_file()
+
+
+def handles_interrupts(process):
+    status = Path(f'/proc/{process}/status').read_text()
+    return int(re.search(r'SigCgt:\s*(\w+)', status)[1], 16) >> signal.SIGINT - 1 & 1
+
+
+@pytest.mark.parametrize('file', ['replay.launch.py', 'demo.launch.py'])
+def test_ctrl_c_while_it_prepares_is_no_failure_whatever_that_ends_with(world, tmp_path, file):
+    given = {'out': tmp_path / 'demo'} if 'demo' in file else {
+        'root': world / 'drive', 'database': world / 'map', 'output': tmp_path / 'out'}
+    with launched(new_domain(), tmp_path, file, model=world / 'model', **given) as launch:
+        preparation = int(launch.says(r'process started with pid \[(\d+)\]')[1])
+        while not handles_interrupts(preparation):  # else not even one that is stopped outlives it
+            time.sleep(0.01)
+        os.kill(preparation, signal.SIGSTOP)  # too busy to hear of it
+        launch.ask()
+        launch.says("sending signal 'SIGINT'")
+        os.kill(preparation, signal.SIGKILL)
+        assert launch.wait() == 0, launch.log
+        assert 'exit code -9' in launch.log
 
 
 @pytest.mark.parametrize(('change', 'said'), [

@@ -1,4 +1,4 @@
-"""What an odometry does wrong: of one that is made, and of a prior that is moved by one."""
+"""The errors of an odometry: put into one that is simulated, expected of a real one."""
 
 from __future__ import annotations
 
