@@ -27,10 +27,12 @@ LAUNCH = TOP / 'launch'
 LONG_S = 180.0  # for what takes seconds on a free computer
 NODES = ('localizer', 'replay', 'evaluator')
 RUNNER = """
+import signal
 import sys
 from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children of `&` begin deaf
 service = LaunchService(argv=sys.argv[2:], noninteractive=True)
 service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
     PythonLaunchDescriptionSource(sys.argv[1]),
